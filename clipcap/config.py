@@ -1,0 +1,284 @@
+"""The configuration: one TOML file, one section for each stage, a line of meaning under each field."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from clipcap.errors import ConfigError
+from clipcap.resources import resource
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; values are immutable once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DatasetConfig(Section):
+    name: Name = "images"
+    """Names the batches: lower-case letters, digits, - and _."""
+    source: str = ""
+    """A URL list (.parquet, .csv), a folder of images, a Karpathy .json, or "builtin:sample"; relative to the config."""
+    images: str = ""
+    """Where a Karpathy JSON's files are: a folder or a base URL; relative to the config. Empty: beside the JSON."""
+    default_split: Literal["train", "val", "test", ""] = ""
+    """The split of rows that name none."""
+
+
+class ServeConfig(Section):
+    """A web server on 127.0.0.1 that hands a local folder to the downloader, only while something is downloaded."""
+
+    folder: str = ""
+    """The folder that is served; relative to the config. Empty: no server (the sample serves its own scenes)."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8765
+    """Part of the URLs, so it must not change between runs; where it is taken another port is mapped onto it."""
+
+
+class SampleConfig(Section):
+    scenes: Annotated[int, Field(ge=12)] = 1600
+    """Scenes that are rendered."""
+    image_size: Annotated[int, Field(ge=48, le=512)] = 128
+    """Edge of a scene in pixels."""
+    seed: int = 7
+    """Decides every scene and caption."""
+
+
+class DownloadConfig(Section):
+    shard_size: Positive = 1000
+    """Rows in a shard: the unit of work, of caching and of retrying."""
+    threads: Positive = 16
+    """Connections of one shard's download."""
+    parallel_shards: Positive = 1
+    """Shards downloaded at the same time."""
+    timeout_s: Positive = 10
+    """Seconds for one socket operation."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """Times that a URL is asked again."""
+    min_image_size: Annotated[int, Field(ge=1)] = 32
+    """Images with a shorter edge (pixels) are filtered."""
+    max_image_pixels: Positive = 178_956_970
+    """Images with more pixels by their header are filtered before anything decodes them."""
+
+
+class EmbedConfig(Section):
+    encoder: str = "ViT-B-32-quickgelu/openai"
+    """open_clip: "MODEL/PRETRAINED", "hf-hub:…", "local-dir:…" (relative to the config), "MODEL/path.pt", "builtin:sample"."""
+    device: str = "auto"
+    """"auto" (GPU where there is one), "cpu", "cuda", "cuda:1"."""
+    batch_size: Positive = 64
+    """Images in one forward pass."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that decode images; 0 decodes in the main process."""
+
+
+class LanguageModelConfig(Section):
+    name: str = "gpt2"
+    """A causal language model of transformers (hub name or folder), or "scratch" for a new GPT-2 with its own tokenizer."""
+    tune: bool = False
+    """Whether the language model learns too; one from scratch always does."""
+    layers: Positive = 4
+    """Scratch only: transformer blocks."""
+    heads: Positive = 4
+    """Scratch only: attention heads."""
+    hidden_size: Positive = 256
+    """Scratch only: width."""
+    vocab_size: Annotated[int, Field(ge=260)] = 4000
+    """Scratch only: upper bound for the tokenizer trained on the captions."""
+    lowercase: bool = True
+    """Scratch only: the tokenizer lower-cases."""
+    dropout: Share = 0.1
+    """Scratch only: residual, attention and embedding dropout."""
+
+
+class TrainConfig(Section):
+    mapper: Literal["mlp", "transformer"] = "mlp"
+    """The mapping network (paper, section 3.2)."""
+    prefix_length: Positive = 10
+    """Vectors given to the language model."""
+    clip_length: Positive = 10
+    """Transformer mapper only: vectors that the embedding is expanded to."""
+    mapper_layers: Positive = 8
+    """Transformer mapper only: layers."""
+    mapper_heads: Positive = 8
+    """Transformer mapper only: attention heads."""
+    mapper_hidden: Annotated[int, Field(ge=0)] = 0
+    """MLP mapper only: hidden units; 0 is the published prefix_length * hidden_size / 2."""
+    normalize: bool = True
+    """L2-normalise embeddings; stored with the model, so that captioning does the same."""
+    embedding_noise: Annotated[float, Field(ge=0.0)] = 0.0
+    """Standard deviation of Gaussian noise, times 1/sqrt(clip_dim), added to training embeddings."""
+    epochs: Positive = 10
+    """Passes over the captions."""
+    batch_size: Positive = 40
+    """Captions in a step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """Peak learning rate of AdamW (weight decay below, eps 1e-6)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 5000
+    """Linear warm-up; at most a tenth of all steps."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Decay after the warm-up."""
+    label_smoothing: Share = 0.0
+    """Mass given to other tokens."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    max_tokens: Positive = 64
+    """Captions are cut after this many tokens, end-of-text included."""
+    seed: int = 0
+    """Of weights, order and dropout."""
+    language_model: LanguageModelConfig = LanguageModelConfig()
+
+
+class CaptionConfig(Section):
+    beam_size: Positive = 5
+    """Beams; 1 is greedy."""
+    max_new_tokens: Positive = 67
+    """Longest caption in tokens."""
+    length_penalty: float = 1.0
+    """A hypothesis scores log-probability / length ** length_penalty."""
+    batch_size: Positive = 64
+    """Images decoded together."""
+
+
+class EvaluateConfig(Section):
+    split: Literal["val", "test"] = "test"
+    """Scored split; images there that have no reference are an error."""
+    shuffled_control: bool = False
+    """Also caption with embeddings exchanged between images: what the language model reaches without looking."""
+
+
+class ReportConfig(Section):
+    images: Annotated[int, Field(ge=0)] = 60
+    """Images in the contact sheet."""
+    seed: int = 0
+    """Chooses them."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    data_dir: str = ""
+    """The lake's root; --data-dir comes before it, CLIPCAP_DATA_DIR and ./data after it. Relative to the current folder."""
+    dataset: DatasetConfig = DatasetConfig()
+    serve: ServeConfig = ServeConfig()
+    sample: SampleConfig = SampleConfig()
+    download: DownloadConfig = DownloadConfig()
+    embed: EmbedConfig = EmbedConfig()
+    train: TrainConfig = TrainConfig()
+    caption: CaptionConfig = CaptionConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+
+
+def _find(path: str | Path) -> Path:
+    """The file itself, or a shipped config of that name ("sample", "configs/sample.toml")."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    shipped = resource("configs") / f"{file.stem}.toml"
+    if shipped.is_file() and file.parent in (Path("."), Path("configs")):
+        return shipped
+    names = ", ".join(sorted(p.stem for p in resource("configs").glob("*.toml")))
+    raise ConfigError(f"no configuration at {file}: give a path to a .toml file, or one of the shipped names: {names}")
+
+
+def _override(values: dict[str, Any], assignment: str) -> None:
+    """Applies one ``section.key=value``; the value is read as TOML, and as a plain string where it is none."""
+    name, equals, text = assignment.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {assignment}: expected section.key=value, for example train.epochs=3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {assignment}: {section!r} is a value, not a section")
+    values[key] = value
+
+
+def _anchor(values: dict[str, Any], folder: Path) -> None:
+    """Makes the file's relative paths relative to the file, whichever folder the command runs in."""
+    for section, key in (("dataset", "source"), ("dataset", "images"), ("serve", "folder")):
+        text = values.get(section, {}).get(key)
+        if isinstance(text, str) and text and "://" not in text and not text.startswith("builtin:"):
+            values[section][key] = str((folder / text).resolve())
+    encoder = values.get("embed", {}).get("encoder")
+    if isinstance(encoder, str) and encoder.startswith("local-dir:"):
+        values["embed"]["encoder"] = "local-dir:" + str((folder / encoder.removeprefix("local-dir:")).resolve())
+
+
+def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Reads, overrides and validates a configuration.
+
+    Args:
+        path: a TOML file, or the name of a shipped one.
+        overrides: ``section.key=value`` each, as given to ``--set``; relative paths in them count from the
+            current folder.
+
+    Raises:
+        ConfigError: with every problem of the file at once.
+    """
+    file = _find(path)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    _anchor(values, file.resolve().parent)
+    overridden: dict[str, Any] = {}
+    for assignment in overrides:
+        _override(overridden, assignment)
+    _anchor(overridden, Path.cwd())
+    return parse_config(_merge(values, overridden), where=str(file))
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse_config(values: dict[str, Any], where: str = "the configuration") -> Config:
+    """Validates plain values (what flows get as parameters).
+
+    Raises:
+        ConfigError: with every problem at once, each with its key.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+            if problem["type"] == "extra_forbidden":
+                problems.append(f"{key}: unknown key{_suggest(problem['loc'])}")
+            else:
+                problems.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
+        raise ConfigError(f"{where}: " + "; ".join(problems)) from None
+
+
+def _suggest(location: tuple[int | str, ...]) -> str:
+    """The nearest known key of the same section, as " (did you mean …?)"."""
+    import difflib
+
+    section: Any = Config
+    for part in location[:-1]:
+        field = section.model_fields.get(part)
+        section = field.annotation if field else None
+        if section is None or not hasattr(section, "model_fields"):
+            return ""
+    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (known here: {', '.join(section.model_fields)})"

@@ -1,0 +1,81 @@
+"""Every error that clipcap raises on purpose.
+
+    ClipCapError
+    ├ ConfigError        every problem of the file at once
+    ├ DataError          SourceError · ImageDecodeError (a row status, never fatal) · ShardError · EmbeddingError
+    ├ ModelError         ShapeError · CheckpointError
+    ├ WarehouseError     CheckFailed(check, rows)
+    └ TransientError     the only kind that a task retries
+
+A message says what happened, where, what was expected, and what to do next, in one line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ClipCapError(Exception):
+    """Base of all; the command line prints it as one line and exits with ``exit_code``."""
+
+    exit_code = 1
+
+
+class ConfigError(ClipCapError):
+    """The configuration is wrong; the message lists every problem found."""
+
+    exit_code = 2
+
+
+class DataError(ClipCapError):
+    """Something in the data cannot be used."""
+
+
+class SourceError(DataError):
+    """What was to be landed cannot be read, or holds no usable row."""
+
+
+class ImageDecodeError(DataError):
+    """One image cannot be decoded; becomes a ledger row and never stops a shard."""
+
+
+class ShardError(DataError):
+    """A shard's files disagree with what its stage was given."""
+
+
+class EmbeddingError(DataError):
+    """Embeddings of the wrong dimension, dtype, encoder, or with values that are not finite."""
+
+
+class ModelError(ClipCapError):
+    """A model cannot be built, found or used."""
+
+
+class ShapeError(ModelError):
+    """Tensors whose shapes do not fit the model."""
+
+
+class CheckpointError(ModelError):
+    """Weights that are missing, of another layout, or not safe to load."""
+
+
+class WarehouseError(ClipCapError):
+    """The catalog cannot be built or queried."""
+
+
+class CheckFailed(WarehouseError):
+    """A check of severity error returned rows, so nothing was published.
+
+    Args:
+        check: name of the check (its file below ``sql/checks/``).
+        rows: the first offending rows.
+    """
+
+    def __init__(self, check: str, rows: list[Any]) -> None:
+        self.check, self.rows = check, rows
+        shown = "; ".join(str(row) for row in rows[:5])
+        super().__init__(f"check {check!r} failed on {len(rows)} row(s), nothing was published: {shown}")
+
+
+class TransientError(ClipCapError):
+    """May well succeed when tried again (network, a busy disk); the only kind that tasks retry."""

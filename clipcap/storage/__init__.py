@@ -1,0 +1,1 @@
+"""Where files are, how they become final, and what is known about them."""

@@ -1,0 +1,103 @@
+"""Every path of the lake. Nothing else in the project joins one."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clipcap.errors import ConfigError
+
+_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_@=+-]{0,120}$")
+
+
+def new_run_id() -> str:
+    """A run's name: when it started (UTC) and six random hex digits; sorts by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def resolve_data_dir(flag: str | None = None, config: str = "") -> Path:
+    """The lake's root: flag before config before CLIPCAP_DATA_DIR before ./data."""
+    return Path(flag or config or os.environ.get("CLIPCAP_DATA_DIR") or "data").expanduser().resolve()
+
+
+def _part(name: str) -> str:
+    """One path part made from an identifier; refuses what could leave its folder.
+
+    Raises:
+        ConfigError: the identifier is empty or has a slash, a dot or anything else unexpected.
+    """
+    if not _ID.match(name):
+        raise ConfigError(f"{name!r} is not an identifier: use letters, digits, '-', '_' and '@' only")
+    return name
+
+
+class Lake:
+    """Names the files below one root. Methods return absolute paths and create nothing."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def relative(self, path: Path) -> str:
+        """``path`` as it stands in manifests and SQL: relative to the root, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def absolute(self, relative: str) -> Path:
+        return self.root / relative
+
+    def urls(self, batch_id: str) -> Path:
+        return self.root / "batches" / _part(batch_id) / "urls.parquet"
+
+    def shard(self, batch_id: str, shard_id: str, extension: str) -> Path:
+        """``extension`` is "tar" (the images) or "parquet" (a row for each)."""
+        return self.root / "batches" / _part(batch_id) / "shards" / f"{_part(shard_id)}.{extension}"
+
+    def ledger(self, stage: str, batch_id: str, shard_id: str) -> Path:
+        return self.root / "ledger" / _part(stage) / _part(batch_id) / f"{_part(shard_id)}.parquet"
+
+    def embeddings(self, encoder_id: str, batch_id: str, shard_id: str) -> Path:
+        """``encoder_id`` is "<encoder>@<hash12>"."""
+        return self.root / "embeddings" / _part(encoder_id) / _part(batch_id) / f"{_part(shard_id)}.parquet"
+
+    def model(self, model_id: str) -> Path:
+        return self.root / "models" / _part(model_id)
+
+    def captions(self, model_id: str, run_id: str, shard_id: str) -> Path:
+        return self.root / "captions" / _part(model_id) / _part(run_id) / f"{_part(shard_id)}.parquet"
+
+    def caption_ledger(self, model_id: str, batch_id: str, shard_id: str) -> Path:
+        """The caption stage has a ledger for each model, so that two models never overwrite each other's."""
+        return self.root / "ledger" / "caption" / _part(batch_id) / f"{_part(shard_id)}_{_part(model_id)}.parquet"
+
+    def metrics(self, model_id: str, run_id: str, table: str) -> Path:
+        """``table`` is "corpus" or "per_image"."""
+        return self.root / "metrics" / _part(model_id) / _part(run_id) / f"{_part(table)}.parquet"
+
+    def report(self, run_id: str) -> Path:
+        return self.root / "reports" / _part(run_id) / "index.html"
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "manifests"
+
+    def manifest(self, generation: int) -> Path:
+        return self.manifests / f"{generation}.json"
+
+    @property
+    def current(self) -> Path:
+        return self.root / "CURRENT"
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / "catalog.duckdb"
+
+    @property
+    def prefect_results(self) -> Path:
+        return self.root / ".prefect"
+
+    @property
+    def scratch(self) -> Path:
+        """Unfinished work, on the same disk as the lake so that a rename is atomic; safe to delete between runs."""
+        return self.root / ".scratch"

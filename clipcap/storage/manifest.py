@@ -1,0 +1,214 @@
+"""What exists: entries recorded by stages, and generations that publish them.
+
+An **entry** is one finished output of one stage: its cache key, its files with hash and size, its row counts. It is
+recorded (``manifests/pending/<name>.json``) as soon as its files stand, so a killed run loses no finished shard. A
+**generation** (``manifests/<n>.json``, named by ``CURRENT``) is what SQL shows: a commit creates the next number
+exclusively, so two runs never overwrite each other; the loser reads again and merges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clipcap.errors import DataError
+from clipcap.storage.commit import commit_bytes
+from clipcap.storage.lake import Lake
+
+
+class FileRecord(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    kind: str
+    """What it is to readers: urls, ledger, shard_tar, shard, embeddings, model, captions, corpus, per_image, report."""
+    path: str
+    """Relative to the lake's root."""
+    sha256: str
+    size_bytes: int
+
+
+class Entry(BaseModel):
+    """One finished output. ``id`` says what it is of (stage/…), ``key`` says what it was made from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    id: str
+    key: str
+    files: list[FileRecord] = []
+    rows: dict[str, int] = {}
+    """Inputs of the stage by status."""
+    meta: dict[str, Any] = {}
+    """Small facts that later stages and SQL need (batch_id, shard_id, model_id, metrics …)."""
+    run_id: str = ""
+    created_at: datetime
+    duration_s: float = 0.0
+
+    def file(self, kind: str) -> FileRecord:
+        return next(file for file in self.files if file.kind == kind)
+
+
+class Run(BaseModel):
+    """One published run: what it was asked to do and what it used."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: str
+    flow: str
+    started_at: datetime
+    finished_at: datetime
+    config: dict[str, Any] = {}
+    entries: list[str] = []
+    """Ids of all entries that the run used, cached ones included."""
+
+
+class Promotion(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    model_id: str
+    reason: str
+    created_at: datetime
+    previous_model_id: str = ""
+
+
+class Generation(BaseModel):
+    """All that SQL shows."""
+
+    number: int = 0
+    created_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    entries: dict[str, Entry] = {}
+    runs: list[Run] = []
+    promotions: list[Promotion] = []
+
+    @property
+    def production_model_id(self) -> str:
+        """The model that nightly captioning uses: the one promoted last, "" before the first promotion."""
+        return self.promotions[-1].model_id if self.promotions else ""
+
+    def of_stage(self, stage: str) -> list[Entry]:
+        """Entries of one stage, ordered by id."""
+        return sorted((e for e in self.entries.values() if e.stage == stage), key=lambda e: e.id)
+
+
+def read_current(lake: Lake) -> Generation:
+    """The generation that CURRENT names; an empty one in a new lake.
+
+    Raises:
+        DataError: CURRENT or the manifest cannot be read.
+    """
+    try:
+        number = int(lake.current.read_text())
+    except FileNotFoundError:
+        return Generation()
+    except ValueError:
+        raise DataError(
+            f"{lake.current} does not hold a number: put the number of the newest file of {lake.manifests} into it"
+        ) from None
+    return read_generation(lake, number)
+
+
+def read_generation(lake: Lake, number: int) -> Generation:
+    file = lake.manifest(number)
+    try:
+        return Generation.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(
+            f"the manifest {file} cannot be read ({type(error).__name__}): put an older number of "
+            f"{lake.manifests} into {lake.current} to go back to that generation"
+        ) from None
+
+
+def _pending_file(lake: Lake, entry: Entry) -> Path:
+    name = hashlib.sha256(f"{entry.id}\0{entry.key}".encode()).hexdigest()[:32]
+    return lake.manifests / "pending" / f"{name}.json"
+
+
+def record(lake: Lake, entry: Entry) -> Entry:
+    """Makes a finished output known to every later run, before anything is published."""
+    commit_bytes(entry.model_dump_json(indent=1).encode(), _pending_file(lake, entry))
+    return entry
+
+
+def read_pending(lake: Lake) -> list[Entry]:
+    """Recorded entries that no generation holds yet; a damaged one counts as not recorded."""
+    entries = []
+    for file in sorted((lake.manifests / "pending").glob("*.json")):
+        try:
+            entries.append(Entry.model_validate_json(file.read_bytes()))
+        except (OSError, ValidationError):
+            continue
+    return entries
+
+
+class EntryIndex:
+    """Answers "is this already done?" from the current generation and all recorded entries, read once."""
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+        self.generation = read_current(lake)
+        self._entries = {(e.id, e.key): e for e in self.generation.entries.values()}
+        self._entries.update({(e.id, e.key): e for e in read_pending(lake)})
+
+    def find(self, entry_id: str, key: str) -> Entry | None:
+        """The entry with this id and key, if each of its files still stands with its size."""
+        entry = self._entries.get((entry_id, key))
+        return entry if entry is not None and self._stands(entry) else None
+
+    def of_stage(self, stage: str) -> list[Entry]:
+        return [e for e in sorted(self._entries.values(), key=lambda e: e.id) if e.stage == stage and self._stands(e)]
+
+    def _stands(self, entry: Entry) -> bool:
+        for file in entry.files:
+            try:
+                if self.lake.absolute(file.path).stat().st_size != file.size_bytes:
+                    return False
+            except OSError:
+                return False
+        return True
+
+
+def commit_generation(
+    lake: Lake, entries: Iterable[Entry] = (), run: Run | None = None, promotion: Promotion | None = None
+) -> Generation:
+    """Publishes entries as the next generation.
+
+    An entry replaces one with the same id. The new manifest is created exclusively; where another process was
+    faster, its generation is read and merged into. Returns the current generation unchanged where nothing is new.
+    """
+    entries = list(entries)
+    while True:
+        base = read_current(lake)
+        merged = {**base.entries, **{e.id: e for e in entries}}
+        if merged == base.entries and run is None and promotion is None:
+            return base
+        number = base.number + 1
+        while lake.manifest(number).exists():  # created by a run that was killed before it moved CURRENT, or is about to
+            base = read_generation(lake, number)
+            merged = {**base.entries, **{e.id: e for e in entries}}
+            number += 1
+        new = Generation(
+            number=number,
+            created_at=datetime.now(UTC),
+            entries=merged,
+            runs=base.runs + ([run] if run else []),
+            promotions=base.promotions + ([promotion] if promotion else []),
+        )
+        if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(number), exclusive=True):
+            break
+    commit_bytes(str(number).encode(), lake.current)
+    for entry in entries:
+        _pending_file(lake, entry).unlink(missing_ok=True)
+    return new
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON-able value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=os.fspath)
+    return hashlib.sha256(text.encode()).hexdigest()
