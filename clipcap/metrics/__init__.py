@@ -1,0 +1,1 @@
+"""Caption metrics from raw text: tokenizer, BLEU, ROUGE-L, CIDEr-D and diversity, without Java and without torch."""
