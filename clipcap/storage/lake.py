@@ -54,8 +54,10 @@ class Lake:
         """``extension`` is "tar" (the images) or "parquet" (a row for each)."""
         return self.root / "batches" / _part(batch_id) / "shards" / f"{_part(shard_id)}.{extension}"
 
-    def ledger(self, stage: str, batch_id: str, shard_id: str) -> Path:
-        return self.root / "ledger" / _part(stage) / _part(batch_id) / f"{_part(shard_id)}.parquet"
+    def ledger(self, stage: str, batch_id: str, shard_id: str, variant: str = "") -> Path:
+        """``variant`` (an encoder's or a model's id) keeps apart what a stage did to the same shard in different ways."""
+        name = f"{_part(shard_id)}_{_part(variant)}" if variant else _part(shard_id)
+        return self.root / "ledger" / _part(stage) / _part(batch_id) / f"{name}.parquet"
 
     def embeddings(self, encoder_id: str, batch_id: str, shard_id: str) -> Path:
         """``encoder_id`` is "<encoder>@<hash12>"."""
@@ -66,10 +68,6 @@ class Lake:
 
     def captions(self, model_id: str, run_id: str, shard_id: str) -> Path:
         return self.root / "captions" / _part(model_id) / _part(run_id) / f"{_part(shard_id)}.parquet"
-
-    def caption_ledger(self, model_id: str, batch_id: str, shard_id: str) -> Path:
-        """The caption stage has a ledger for each model, so that two models never overwrite each other's."""
-        return self.root / "ledger" / "caption" / _part(batch_id) / f"{_part(shard_id)}_{_part(model_id)}.parquet"
 
     def metrics(self, model_id: str, run_id: str, table: str) -> Path:
         """``table`` is "corpus" or "per_image"."""

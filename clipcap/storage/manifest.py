@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clipcap.errors import DataError
-from clipcap.storage.commit import commit_bytes
+from clipcap.storage.commit import commit_bytes, sha256_of
 from clipcap.storage.lake import Lake
 
 
@@ -189,7 +190,7 @@ def commit_generation(
         if merged == base.entries and run is None and promotion is None:
             return base
         number = base.number + 1
-        while lake.manifest(number).exists():  # created by a run that was killed before it moved CURRENT, or is about to
+        while lake.manifest(number).exists():  # its run was killed before it moved CURRENT, or is about to
             base = read_generation(lake, number)
             merged = {**base.entries, **{e.id: e for e in entries}}
             number += 1
@@ -212,3 +213,39 @@ def digest(value: Any) -> str:
     """sha256 (hex) of a JSON-able value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=os.fspath)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe(lake: Lake, kind: str, path: Path) -> FileRecord:
+    """The record of a file that has its final name."""
+    return FileRecord(kind=kind, path=lake.relative(path), sha256=sha256_of(path), size_bytes=path.stat().st_size)
+
+
+class Recorder:
+    """Times one output of a stage and records its entry when its files stand.
+
+    Used as ``with Recorder(...) as out: …; out.add(kind, path); out.rows = …``; the entry is ``out.entry`` after the
+    block, and nothing is recorded where the block raises.
+    """
+
+    def __init__(self, lake: Lake, stage: str, entry_id: str, key: str, run_id: str, **meta: Any) -> None:
+        self.lake, self.stage, self.id, self.key, self.run_id, self.meta = lake, stage, entry_id, key, run_id, meta
+        self.files: list[FileRecord] = []
+        self.rows: dict[str, int] = {}
+        self.entry: Entry
+
+    def add(self, kind: str, path: Path) -> None:
+        self.files.append(describe(self.lake, kind, path))
+
+    def __enter__(self) -> Recorder:
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.entry = record(
+                self.lake,
+                Entry(
+                    stage=self.stage, id=self.id, key=self.key, files=self.files, rows=self.rows, meta=self.meta,
+                    run_id=self.run_id, created_at=datetime.now(UTC), duration_s=time.perf_counter() - self._start,
+                ),
+            )  # fmt: skip

@@ -1,0 +1,134 @@
+"""Downloading one shard: img2dataset fetches, its own statistics are believed, never its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipcap.config import DownloadConfig
+from clipcap.dataset.land import ShardJob
+from clipcap.dataset.shards import Fetched, pack_shard
+from clipcap.errors import TransientError
+from clipcap.storage.commit import scratch_folder
+from clipcap.storage.lake import Lake
+from clipcap.storage.ledger import write_ledger
+from clipcap.storage.manifest import Entry, Recorder, digest
+
+VERSION = 1
+
+
+def download_key(lake: Lake, job: ShardJob, config: DownloadConfig) -> str:
+    """Cache key: the shard's rows and what decides which images are kept, not how fast they are fetched."""
+    rows = job.read(lake).select(["sample_key", "url", "captions", "split"]).to_pylist()
+    return digest([VERSION, rows, config.min_image_size, config.max_image_pixels])
+
+
+def download_shard(
+    lake: Lake,
+    job: ShardJob,
+    config: DownloadConfig,
+    key: str,
+    run_id: str = "",
+    host_map: Mapping[str, str] | None = None,
+) -> Entry:
+    """Fetches a shard's URLs and commits its tar, its parquet and its ledger.
+
+    Args:
+        key: from :func:`download_key`.
+        host_map: where a host of the URLs really is, for example ``{"127.0.0.1:8765": "127.0.0.1:43121"}``.
+
+    Raises:
+        TransientError: img2dataset did not account for every row; trying again may help.
+    """
+    rows = job.read(lake)
+    with (
+        Recorder(
+            lake, "download", f"download/{job.batch_id}/{job.shard_id}", key, run_id,
+            batch_id=job.batch_id, shard_id=job.shard_id,
+        ) as out,
+        scratch_folder(lake, f"download-{job.shard_id}") as folder,
+    ):  # fmt: skip
+        fetched = _fetch(rows, folder, config, host_map or {})
+        tar = lake.shard(job.batch_id, job.shard_id, "tar")
+        table = lake.shard(job.batch_id, job.shard_id, "parquet")
+        outcomes = pack_shard(rows, fetched, folder / "00000.tar", tar, table, job, config)
+        ledger = lake.ledger("download", job.batch_id, job.shard_id)
+        out.rows = write_ledger(ledger, "download", job.batch_id, job.shard_id, outcomes)
+        out.add("shard_tar", tar)
+        out.add("shard", table)
+        out.add("ledger", ledger)
+    return out.entry
+
+
+def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mapping[str, str]) -> dict[str, Fetched]:
+    """Runs img2dataset on the rows; what it says of each, by sample_key."""
+    urls = [_mapped(url, host_map) for url in rows["url"].to_pylist()]
+    todo = folder / "urls.parquet"
+    pq.write_table(pa.table({"sample_key": rows["sample_key"], "url": urls}), todo)
+    options = {
+        "url_list": todo,
+        "input_format": "parquet",
+        "url_col": "url",
+        "save_additional_columns": '["sample_key"]',
+        "output_folder": folder / "out",
+        "output_format": "webdataset",
+        "number_sample_per_shard": max(rows.num_rows, 2),
+        "processes_count": 1,
+        "thread_count": config.threads,
+        "timeout": config.timeout_s,
+        "retries": config.retries,
+        "disable_all_reencoding": True,
+        "extract_exif": False,
+        "compute_hash": "sha256",
+        "incremental_mode": "overwrite",
+        "enable_wandb": False,
+    }
+    # A process of its own: img2dataset calls signal.signal, which only a main thread may.
+    command = [sys.executable, "-c", "import img2dataset; img2dataset.main()"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
+    log = folder / "img2dataset.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
+        )
+        try:
+            process.wait()
+        finally:
+            process.kill()  # where this process is interrupted, nothing goes on behind its back
+            process.wait()
+    return _read_results(folder, rows.num_rows, log)
+
+
+def _mapped(url: str, host_map: Mapping[str, str]) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=host_map[parts.netloc]).geturl() if parts.netloc in host_map else url
+
+
+def _read_results(folder: Path, expected: int, log: Path) -> dict[str, Fetched]:
+    """Believes only complete files: statistics that count every row, and a parquet that has every row."""
+    out = folder / "out"
+    try:
+        counted = json.loads((out / "00000_stats.json").read_text())["count"]
+        table = pq.read_table(out / "00000.parquet")
+    except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["(it printed nothing)"]
+        raise TransientError(f"img2dataset did not finish the shard ({type(error).__name__}): {last[0]}") from None
+    if counted != expected or table.num_rows != expected:
+        raise TransientError(
+            f"img2dataset accounts for {counted} rows in its statistics and {table.num_rows} in its parquet; "
+            f"expected {expected}"
+        )
+    os.replace(out / "00000.tar", folder / "00000.tar")
+    return {
+        row["sample_key"]: Fetched(row["key"], row["status"] == "success", row["error_message"] or "", row["sha256"])
+        for row in table.select(["sample_key", "key", "status", "error_message", "sha256"]).to_pylist()
+    }

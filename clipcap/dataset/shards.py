@@ -1,0 +1,153 @@
+"""The project's shard: a webdataset tar sorted by key, and a Parquet row for each image in it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from clipcap.errors import ShardError
+from clipcap.storage.commit import commit_table, writing
+from clipcap.storage.ledger import Outcome
+
+if TYPE_CHECKING:
+    from clipcap.config import DownloadConfig
+    from clipcap.dataset.land import ShardJob
+
+SCHEMA = pa.schema(
+    [
+        ("sample_key", pa.string()),
+        ("batch_id", pa.string()),
+        ("shard_id", pa.string()),
+        ("image_url", pa.string()),
+        ("member", pa.string()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("captions", pa.list_(pa.string())),
+        ("split", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What the downloader says of one row."""
+
+    member: str
+    """Its key in the downloader's tar."""
+    is_ok: bool
+    error: str
+    sha256: str | None
+
+
+def pack_shard(
+    rows: pa.Table,
+    fetched: dict[str, Fetched],
+    raw_tar: Path,
+    tar: Path,
+    table: Path,
+    job: ShardJob,
+    config: DownloadConfig,
+) -> list[Outcome]:
+    """Commits the sorted tar and its parquet from what was downloaded.
+
+    The bytes stay as they were served. An image is judged by its header alone: what is no image fails, what is
+    smaller or larger than configured is filtered.
+
+    Returns:
+        One outcome for each of ``rows``.
+
+    Raises:
+        ShardError: bytes do not have the hash that the downloader computed.
+    """
+    outcomes: list[Outcome] = []
+    kept: list[dict[str, Any]] = []
+    with tarfile.open(raw_tar) as raw, writing(tar) as aside:
+        members = {member.name.partition(".")[0]: member for member in raw if not member.name.endswith(".json")}
+        with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as packed:
+            for row in sorted(rows.to_pylist(), key=lambda row: row["sample_key"]):
+                key, result = row["sample_key"], fetched[row["sample_key"]]
+                data = b""
+                if result.is_ok:
+                    stream = raw.extractfile(members[result.member])
+                    data = stream.read() if stream else b""
+                    if hashlib.sha256(data).hexdigest() != result.sha256:
+                        raise ShardError(f"{raw_tar.name}: the bytes of {key} changed between download and packing")
+                status, reason, facts = _judge(result, data, config)
+                outcomes.append(Outcome(key, status, reason, row["url"]))  # type: ignore[arg-type]
+                if status == "ok":
+                    member = f"{key}.{facts['format']}"
+                    entry = {
+                        "sample_key": key, "batch_id": job.batch_id, "shard_id": job.shard_id,
+                        "image_url": row["url"], "member": member, "sha256": result.sha256, **facts,
+                        "size_bytes": len(data), "captions": row["captions"], "split": row["split"],
+                    }  # fmt: skip
+                    kept.append(entry)
+                    _add(packed, member, data)
+                    _add(packed, f"{key}.json", json.dumps(entry, ensure_ascii=False).encode())
+    commit_table(pa.Table.from_pylist(kept, schema=SCHEMA), table)
+    return outcomes
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # no time and no owner: the same images give the same bytes
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _judge(result: Fetched, data: bytes, config: DownloadConfig) -> tuple[str, str, dict[str, Any]]:
+    if not result.is_ok:
+        if "X-Robots-Tag" in result.error:
+            return "opted_out", "the server's X-Robots-Tag header forbids this use", {}
+        return "failed", f"not downloaded: {result.error}", {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the size is checked right below
+            with Image.open(io.BytesIO(data)) as image:
+                width, height, name = image.width, image.height, (image.format or "").lower()
+    except Image.DecompressionBombError:
+        return "filtered", f"its header claims more than twice {Image.MAX_IMAGE_PIXELS} pixels", {}
+    except Exception as error:  # Pillow raises many kinds for hostile headers
+        shown = "it is empty" if not data else f"{type(error).__name__}, it begins with {data[:16]!r}"
+        return "failed", f"not an image that Pillow knows: {shown}", {}
+    if min(width, height) < config.min_image_size:
+        return "filtered", f"{width} x {height} pixels, below the minimum edge of {config.min_image_size}", {}
+    if width * height > config.max_image_pixels:
+        return "filtered", f"{width} x {height} pixels, above the maximum of {config.max_image_pixels}", {}
+    return "ok", "", {"width": width, "height": height, "format": "jpg" if name == "jpeg" else name}
+
+
+def read_shard(tar: Path, table: Path) -> tuple[list[dict[str, Any]], Iterator[bytes]]:
+    """The rows of a shard and, streamed in the same order, the bytes of each image.
+
+    Raises:
+        ShardError: while iterating, where the tar does not hold what the parquet says.
+    """
+    rows = pq.read_table(table).to_pylist()
+
+    def stream() -> Iterator[bytes]:
+        with tarfile.open(tar, "r|") as archive:
+            wanted = iter(rows)
+            row = next(wanted, None)
+            for member in archive:
+                if row is not None and member.name == row["member"]:
+                    file = archive.extractfile(member)
+                    yield file.read() if file else b""
+                    row = next(wanted, None)
+            if row is not None:
+                raise ShardError(f"{tar} ends before {row['member']}: delete it, and the next run downloads it again")
+
+    return rows, stream()

@@ -1,0 +1,1 @@
+"""Images to CLIP embeddings, each with its key, in Parquet."""

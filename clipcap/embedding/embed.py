@@ -1,0 +1,128 @@
+"""The embed stage: one shard of images to one file of embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from clipcap.config import EmbedConfig
+from clipcap.dataset.shards import read_shard
+from clipcap.embedding.decode import decode_all
+from clipcap.embedding.encoder import Encoder
+from clipcap.embedding.store import EmbeddingInfo, read_embeddings, write_embeddings
+from clipcap.storage.lake import Lake
+from clipcap.storage.ledger import Outcome, write_ledger
+from clipcap.storage.manifest import Entry, Recorder, digest
+
+VERSION = 1
+
+
+def embed_key(shard: Entry, encoder: Encoder) -> str:
+    """Cache key: the images' bytes, the encoder's weights and preprocessing, and libraries that change pixels."""
+    libraries = {name: version(name) for name in ("pillow", "open_clip_torch", "torch")}
+    return digest([VERSION, shard.file("shard_tar").sha256, encoder.hash, libraries])
+
+
+def embed_shard(
+    lake: Lake,
+    shard: Entry,
+    encoder: Encoder,
+    config: EmbedConfig,
+    key: str,
+    run_id: str = "",
+    others: Iterable[Entry] = (),
+) -> Entry:
+    """Embeds each unique image of a shard once.
+
+    Args:
+        shard: the entry of its download.
+        key: from :func:`embed_key`.
+        others: embed entries of the same encoder whose vectors may be used again for equal bytes.
+
+    Raises:
+        EmbeddingError: a vector is not finite.
+    """
+    batch_id, shard_id = shard.meta["batch_id"], shard.meta["shard_id"]
+    with Recorder(
+        lake, "embed", f"embed/{encoder.id}/{batch_id}/{shard_id}", key, run_id,
+        batch_id=batch_id, shard_id=shard_id, encoder_id=encoder.id, encoder=encoder.name,
+    ) as out:  # fmt: skip
+        rows, images = read_shard(
+            lake.absolute(shard.file("shard_tar").path), lake.absolute(shard.file("shard").path)
+        )
+        vectors = _known(lake, others, {row["sha256"] for row in rows})
+        reasons: dict[str, str] = {}
+        wanted: list[str] = []
+
+        def new_images() -> Iterator[bytes]:
+            """Bytes that no row before had, and no other shard; their hashes go to ``wanted`` in the same order."""
+            seen = set(vectors)
+            for row, data in zip(rows, images, strict=True):
+                if row["sha256"] not in seen:
+                    seen.add(row["sha256"])
+                    wanted.append(row["sha256"])
+                    yield data
+
+        batch: list[tuple[str, np.ndarray]] = []
+
+        def encode() -> None:
+            if batch:
+                encoded = encoder.encode(np.stack([pixels for _, pixels in batch]))
+                vectors.update(zip((sha for sha, _ in batch), encoded, strict=True))
+                batch.clear()
+
+        for index, result in enumerate(decode_all(new_images(), encoder.preprocessing, config.workers)):
+            if isinstance(result, str):
+                reasons[wanted[index]] = result
+            else:
+                batch.append((wanted[index], result))
+            if len(batch) == config.batch_size:
+                encode()
+        encode()
+
+        embedded = [row for row in rows if row["sha256"] in vectors]
+        clip_dim = len(next(iter(vectors.values()))) if vectors else int(_output_dim(encoder))
+        out.meta["clip_dim"] = clip_dim
+        path = lake.embeddings(encoder.id, batch_id, shard_id)
+        write_embeddings(
+            path,
+            EmbeddingInfo(
+                encoder=encoder.name, encoder_hash=encoder.hash, clip_dim=clip_dim,
+                preprocessing_hash=digest(asdict(encoder.preprocessing)),
+            ),
+            [row["sample_key"] for row in embedded],
+            [row["sha256"] for row in embedded],
+            np.stack([vectors[row["sha256"]] for row in embedded]) if embedded else np.empty((0, clip_dim)),
+        )  # fmt: skip
+        ledger = lake.ledger("embed", batch_id, shard_id, encoder.id)
+        outcomes = (
+            Outcome(row["sample_key"], "failed" if row["sha256"] in reasons else "ok",
+                    reasons.get(row["sha256"], ""), row["image_url"])
+            for row in rows
+        )  # fmt: skip
+        out.rows = write_ledger(ledger, "embed", batch_id, shard_id, outcomes)
+        out.add("embeddings", path)
+        out.add("ledger", ledger)
+    return out.entry
+
+
+def _known(lake: Lake, others: Iterable[Entry], hashes: set[str]) -> dict[str, np.ndarray]:
+    """Vectors that other shards already hold for these bytes; files without a match are not read beyond hashes."""
+    found: dict[str, np.ndarray] = {}
+    for entry in others:
+        path: Path = lake.absolute(entry.file("embeddings").path)
+        if hashes.isdisjoint(pq.read_table(path, columns=["sha256"])["sha256"].to_pylist()):
+            continue
+        stored = read_embeddings([path])
+        found.update((sha, vector) for sha, vector in zip(stored.sha256, stored.vectors, strict=True) if sha in hashes)
+    return found
+
+
+def _output_dim(encoder: Encoder) -> int:
+    size = (1, encoder.preprocessing.height, encoder.preprocessing.width, 3)
+    return encoder.encode(np.zeros(size, np.uint8)).shape[1]

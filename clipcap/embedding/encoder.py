@@ -1,0 +1,159 @@
+"""open_clip encoders: what they are called, what identifies them, and their forward pass."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clipcap.embedding.decode import Preprocessing
+from clipcap.errors import ModelError
+from clipcap.resources import resource
+from clipcap.storage.commit import sha256_of
+from clipcap.storage.manifest import digest
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """How open_clip is asked for an encoder."""
+
+    model: str
+    pretrained: str = ""
+
+
+def parse_encoder(name: str) -> EncoderName:
+    """Reads a configured name: "MODEL/PRETRAINED", "MODEL/path.pt", "hf-hub:…", "local-dir:…" or "builtin:sample".
+
+    Raises:
+        ModelError: OpenAI's weights under a name with the wrong activation, or a name without weights.
+    """
+    if name == "builtin:sample":
+        return EncoderName(f"local-dir:{resource('assets') / 'sample_encoder'}")
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return EncoderName(name)
+    model, slash, pretrained = name.partition("/")
+    if not slash or not pretrained:
+        raise ModelError(
+            f"encoder {name!r} names no weights: write MODEL/PRETRAINED, for example ViT-B-32-quickgelu/openai, "
+            "or hf-hub:…, local-dir:…, MODEL/path.pt"
+        )
+    if pretrained == "openai" and "quickgelu" not in model:
+        raise ModelError(
+            f"encoder {name!r}: OpenAI's weights were trained with QuickGELU and embed wrongly without it; "
+            f"use {model}-quickgelu/openai"
+        )
+    return EncoderName(model, pretrained)
+
+
+class Encoder:
+    """An image encoder, loaded when it is first needed.
+
+    Args:
+        name: as in the configuration.
+        device: "auto", "cpu", "cuda", "cuda:1".
+    """
+
+    def __init__(self, name: str, device: str = "auto") -> None:
+        self.name = name
+        self._asked = parse_encoder(name)
+        self._device = device
+
+    @cached_property
+    def hash(self) -> str:
+        """Identifies weights and preprocessing. Local files are hashed as they lie, without loading them."""
+        folder = self._local_folder
+        if folder is not None:
+            files = [f for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors", ".bin", ".pt")]
+            if not files:
+                raise ModelError(f"encoder {self.name!r}: {folder} is no open_clip folder (no open_clip_config.json)")
+            return digest([[f.name, sha256_of(f)] for f in files])
+        if Path(self._asked.pretrained).is_file():
+            return digest([self._asked.model, sha256_of(Path(self._asked.pretrained))])
+        summary = hashlib.sha256()
+        for key, tensor in sorted(self.model.state_dict().items()):
+            summary.update(key.encode())
+            summary.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest([summary.hexdigest(), asdict(self.preprocessing)])
+
+    @property
+    def id(self) -> str:
+        """The folder name of its embeddings: a readable name and the start of the hash."""
+        label = self.name.removeprefix("local-dir:").rstrip("/").removeprefix("hf-hub:")
+        label = Path(label).name if self.name.startswith("local-dir:") else label
+        return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', label).strip('-')[:60]}@{self.hash[:12]}"
+
+    @property
+    def _local_folder(self) -> Path | None:
+        if not self._asked.model.startswith("local-dir:"):
+            return None
+        folder = Path(self._asked.model.removeprefix("local-dir:"))
+        if not folder.is_dir():
+            raise ModelError(f"encoder {self.name!r}: there is no folder {folder}; correct embed.encoder")
+        return folder
+
+    @cached_property
+    def device(self) -> torch.device:
+        import torch
+
+        if self._device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self._device)
+
+    @cached_property
+    def model(self) -> Any:
+        """The open_clip model in eval mode on its device.
+
+        Raises:
+            ModelError: it cannot be found or loaded.
+        """
+        import open_clip
+
+        self._local_folder  # noqa: B018  raises with a clear message where it is missing
+        try:
+            model = open_clip.create_model(
+                self._asked.model, pretrained=self._asked.pretrained or None, device=self.device,
+                require_pretrained=not self._asked.model.startswith("local-dir:"),
+            )  # fmt: skip
+        except Exception as error:  # open_clip, huggingface_hub and torch each raise their own kinds
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(
+                f"encoder {self.name!r} cannot be loaded: {first}; check the name with open_clip.list_pretrained(), "
+                "or give a folder as local-dir:…"
+            ) from None
+        return model.eval()
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        config = self.model.visual.preprocess_cfg
+        size = config["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return Preprocessing(
+            height, width, tuple(config["mean"]), tuple(config["std"]), config["interpolation"],
+            config["resize_mode"], config["fill_color"],
+        )  # fmt: skip
+
+    def encode(self, pixels: np.ndarray) -> np.ndarray:
+        """Embeds a batch.
+
+        Args:
+            pixels: uint8 (B, height, width, 3), as :func:`clipcap.embedding.decode.decode` gives them.
+
+        Returns:
+            float32 (B, clip_dim), not normalised.
+        """
+        import torch
+
+        with torch.inference_mode():
+            images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
+            std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
+            embedding = self.model.encode_image((images.float() / 255 - mean) / std)
+        return embedding.float().cpu().numpy()

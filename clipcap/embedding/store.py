@@ -1,0 +1,120 @@
+"""Embeddings on disk: key, hash and vector in one row, what they are of in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from clipcap.errors import EmbeddingError
+from clipcap.storage.commit import commit_table
+
+_METADATA_KEY = b"clipcap"
+
+
+class EmbeddingInfo(BaseModel):
+    """What stands in a file's metadata, and is refused where it does not fit."""
+
+    encoder: str
+    encoder_hash: str
+    clip_dim: int
+    preprocessing_hash: str
+    dtype: str = "float16"
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Rows of one or more files of the same encoder."""
+
+    info: EmbeddingInfo
+    keys: list[str]
+    sha256: list[str]
+    vectors: np.ndarray
+    """float16 (N, clip_dim)."""
+
+
+def write_embeddings(path: Path, info: EmbeddingInfo, keys: list[str], sha256: list[str], vectors: np.ndarray) -> None:
+    """Commits one file.
+
+    Args:
+        vectors: (N, clip_dim), any float dtype; stored as float16.
+
+    Raises:
+        EmbeddingError: the vectors are not (N, clip_dim), or some value is not finite.
+    """
+    if vectors.shape != (len(keys), info.clip_dim):
+        expected = (len(keys), info.clip_dim)
+        raise EmbeddingError(f"{path.name}: got vectors of shape {vectors.shape}, expected {expected}")
+    half = np.ascontiguousarray(vectors, dtype=np.float16)
+    bad = ~np.isfinite(half).all(axis=1)
+    if bad.any():
+        raise EmbeddingError(
+            f"{int(bad.sum())} embedding(s) are not finite in float16, first {keys[int(bad.argmax())]}: "
+            f"the encoder {info.encoder} or its precision is at fault; nothing was stored"
+        )
+    values = pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), info.clip_dim)
+    table = pa.table({"sample_key": pa.array(keys, pa.string()), "sha256": pa.array(sha256, pa.string()),
+                      "clip_embedding": values})  # fmt: skip
+    table = table.replace_schema_metadata({_METADATA_KEY: info.model_dump_json().encode()})
+    commit_table(table, path, compression="none", use_dictionary=False, row_group_size=20_000)
+
+
+def read_info(path: Path) -> EmbeddingInfo:
+    """What a file holds.
+
+    Raises:
+        EmbeddingError: it is no embedding file of this project.
+    """
+    try:
+        return EmbeddingInfo.model_validate(json.loads(pq.read_schema(path).metadata[_METADATA_KEY]))
+    except (OSError, KeyError, TypeError, ValueError, ValidationError, pa.ArrowInvalid) as error:
+        raise EmbeddingError(f"{path} is not an embeddings file of clipcap ({type(error).__name__})") from None
+
+
+def read_embeddings(
+    paths: Iterable[Path], *, clip_dim: int | None = None, encoder_hash: str | None = None
+) -> Embeddings:
+    """Reads files of one encoder into one array.
+
+    Args:
+        clip_dim: the dimension that the caller can use.
+        encoder_hash: the encoder that the caller can use.
+
+    Raises:
+        EmbeddingError: no file, or a file of another dimension, encoder or preprocessing.
+    """
+    first: EmbeddingInfo | None = None
+    keys: list[str] = []
+    hashes: list[str] = []
+    vectors: list[np.ndarray] = []
+    for path in paths:
+        info = read_info(path)
+        if clip_dim is not None and info.clip_dim != clip_dim:
+            raise EmbeddingError(f"{path}: embeddings of dimension {info.clip_dim}, expected {clip_dim}")
+        if encoder_hash is not None and info.encoder_hash != encoder_hash:
+            raise EmbeddingError(
+                f"{path}: embeddings of {info.encoder} ({info.encoder_hash[:12]}), expected weights {encoder_hash[:12]}"
+            )
+        if first is not None and info != first:
+            raise EmbeddingError(f"{path}: embeddings of {info.encoder}, mixed with those of {first.encoder}")
+        first = info
+        table = pq.read_table(path)
+        keys += table["sample_key"].to_pylist()
+        hashes += table["sha256"].to_pylist()
+        vectors.append(_matrix(table["clip_embedding"], info.clip_dim))
+    if first is None:
+        raise EmbeddingError("there are no embeddings to read: run the embed stage first")
+    return Embeddings(first, keys, hashes, np.concatenate(vectors))
+
+
+def _matrix(column: pa.ChunkedArray, clip_dim: int) -> np.ndarray:
+    """Zero-copy where the column is one chunk; a list column that came back without its fixed size is accepted."""
+    array = column.combine_chunks()
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), clip_dim)
