@@ -76,8 +76,9 @@ def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]
     missing = [key for key in candidates if not references.get(key)]
     if missing:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-        example = next(iter(references), None)
-        known = f"the references' keys look like {example!r}" if example is not None else "there are no references at all"
+        known = (
+            f"the references' keys look like {next(iter(references))!r}" if references else "there are no references"
+        )
         raise DataError(
             f"{len(missing)} of {len(candidates)} candidates have no reference ({shown}); {known}: "
             "give each a reference, or leave them out of the candidates"
