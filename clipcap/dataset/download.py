@@ -88,7 +88,7 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
         "disable_all_reencoding": True,
         "extract_exif": False,
         "compute_hash": "sha256",
-        "incremental_mode": "overwrite",
+        "incremental_mode": "incremental",  # the folder is new; "overwrite" deletes its own temporary folder
         "enable_wandb": False,
     }
     # A process of its own: img2dataset calls signal.signal, which only a main thread may.
@@ -100,8 +100,11 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
         )
+        slowest_s = config.timeout_s * (config.retries + 1) * (1 + rows.num_rows / config.threads)
         try:
-            process.wait()
+            process.wait(timeout=120 + slowest_s)
+        except subprocess.TimeoutExpired as error:
+            raise TransientError(f"img2dataset was stopped after {error.timeout:.0f} s without an end") from None
         finally:
             process.kill()  # where this process is interrupted, nothing goes on behind its back
             process.wait()
