@@ -1,0 +1,249 @@
+"""Builds ``catalog.duckdb`` aside from one generation and swaps it in; opens it for reading.
+
+The catalog holds views over exactly the Parquet files that the generation names (never a glob), and the small facts
+of the manifest as tables. Every statement stands below ``sql/``; this module fills in names of files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from clipcap.errors import WarehouseError
+from clipcap.resources import resource
+from clipcap.storage.commit import commit, scratch_folder
+from clipcap.storage.lake import Lake
+from clipcap.storage.manifest import Generation, read_current
+
+VERSION = 1
+"""Of this module's share in a catalog's contents; a change of the .sql files alone counts by itself."""
+
+KINDS = {  # kind of file in the manifest → the source that shows such files
+    "urls": "source_urls",
+    "ledger": "source_ledger",
+    "shard": "source_shards",
+    "embeddings": "source_embeddings",
+    "captions": "source_captions",
+    "corpus": "source_corpus",
+    "per_image": "source_per_image",
+}
+
+
+def statements(folder: str) -> list[Path]:
+    """The numbered files of ``sql/<folder>``, in order."""
+    return sorted((resource("sql") / folder).glob("[0-9]*.sql"))
+
+
+def statement(name: str) -> str:
+    """The text of one file, for example ``statement("reports/run.sql")``."""
+    return (resource("sql") / name).read_text(encoding="utf-8")
+
+
+def quoted(text: str) -> str:
+    """``text`` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+@cache
+def catalog_version() -> str:
+    """Changes with :data:`VERSION` and with every statement that makes a catalog."""
+    files = [*statements("macros"), *(resource("sql") / "schema").glob("*.sql"), *statements("views")]
+    text = "\0".join(file.read_text(encoding="utf-8") for file in sorted(files))
+    return f"{VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def build_catalog(lake: Lake, generation: Generation, target: Path | None = None) -> Path:
+    """Builds the catalog of one generation aside, and gives it its name when it is whole.
+
+    Args:
+        lake: the lake; its files are named relative to the root.
+        generation: what the catalog shows; need not be committed.
+        target: where the catalog goes; the lake's ``catalog.duckdb`` by default.
+
+    Returns:
+        The path of the catalog.
+
+    Raises:
+        WarehouseError: a file of the generation is missing or has other columns than docs/architecture.md says.
+    """
+    target = target or lake.catalog
+    with scratch_folder(lake, "catalog") as folder:
+        aside = folder / "catalog.duckdb"
+        try:
+            with duckdb.connect(str(aside)) as connection:
+                connection.execute(f"set variable lake = {quoted(_root(lake))}")
+                connection.begin()
+                _fill(connection, generation)
+                connection.commit()
+        except duckdb.Error as error:
+            raise WarehouseError(
+                f"the catalog of generation {generation.number} in {lake.root} cannot be built: {one_line(error)}; "
+                "a file that was deleted or damaged is made again by the next `clipcap run`"
+            ) from None
+        # What someone's open shell wrote into the old catalog must not be replayed onto the new one.
+        target.with_name(target.name + ".wal").unlink(missing_ok=True)
+        commit(aside, target)
+    return target
+
+
+def ensure_catalog(lake: Lake) -> Path:
+    """The lake's catalog, built again if it is missing, cannot be opened, or shows another generation than CURRENT.
+
+    Raises:
+        WarehouseError: it cannot be built.
+        DataError: CURRENT or its manifest cannot be read.
+    """
+    generation = read_current(lake)
+    try:
+        with connect(lake) as connection:
+            row = connection.execute("select generation, catalog_version from catalog_info").fetchone()
+        is_fresh = row == (generation.number, catalog_version())
+    except (WarehouseError, duckdb.Error):
+        # Missing, damaged, or locked by a shell that opened it for writing: a new file has none of these.
+        is_fresh = False
+    return lake.catalog if is_fresh else build_catalog(lake, generation)
+
+
+@contextmanager
+def connect(lake: Lake, catalog: Path | None = None, only_lake: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that reads the catalog and cannot write to it, from whichever folder.
+
+    The catalog is attached to an in-memory database: DuckDB shares an instance among all who ``connect`` to a path
+    in one process, so that they would see the old file after a swap.
+
+    Args:
+        lake: where the catalog's files are.
+        catalog: another catalog than the lake's own.
+        only_lake: statements reach no file outside the lake, and cannot change that.
+
+    Raises:
+        WarehouseError: there is no catalog, or it cannot be opened.
+    """
+    path = catalog or lake.catalog
+    if not path.is_file():
+        raise WarehouseError(f"there is no catalog at {path}: `clipcap run` makes it")
+    with duckdb.connect() as connection:
+        try:
+            connection.execute("set TimeZone = 'UTC'")
+            connection.execute(f"attach {quoted(str(path.absolute()))} as catalog (read_only)")
+            connection.execute("use catalog")
+        except duckdb.Error as error:
+            raise WarehouseError(f"the catalog {path} cannot be opened: {one_line(error)}") from None
+        connection.execute(f"set variable lake = {quoted(_root(lake))}")
+        connection.execute(f"set temp_directory = {quoted(str(Path(tempfile.gettempdir()) / 'clipcap-duckdb'))}")
+        if only_lake:
+            connection.execute(f"set allowed_directories = [{quoted(_root(lake))}]")
+            connection.execute("set enable_external_access = false")
+            connection.execute("set lock_configuration = true")
+        yield connection
+
+
+def one_line(error: Exception) -> str:
+    """DuckDB's message without the excerpt of the statement below it."""
+    lines = [line.strip() for line in str(error).partition("\n\nLINE ")[0].splitlines()]
+    return " ".join(line for line in lines if line)
+
+
+def _root(lake: Lake) -> str:
+    return lake.root.absolute().as_posix().rstrip("/") + "/"
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, generation: Generation) -> None:
+    # Views first: while their sources are empty tables, no statement below has to open a Parquet file.
+    for folder in ("macros", "schema", "views"):
+        for file in statements(folder):
+            connection.execute(file.read_text(encoding="utf-8"))
+    for table, rows in _facts(generation).items():
+        if rows:
+            connection.register("loaded", pa.Table.from_pylist(rows))
+            connection.execute(statement("schema/template_load.sql").format(table=table))
+            connection.unregister("loaded")
+    for kind, table in KINDS.items():
+        files = sorted({f.path for entry in generation.entries.values() for f in entry.files if f.kind == kind})
+        if files:
+            _replace_by_view(connection, table, files)
+
+
+def _replace_by_view(connection: duckdb.DuckDBPyConnection, table: str, files: list[str]) -> None:
+    """The empty, documented table gives its columns, their types and comments to a view over ``files``."""
+    [(comment,)] = connection.execute("select comment from duckdb_tables() where table_name = ?", [table]).fetchall()
+    columns = connection.execute(
+        "select column_name, data_type, comment from duckdb_columns() where table_name = ? order by column_index",
+        [table],
+    ).fetchall()
+    connection.execute(
+        statement("schema/template_view.sql").format(
+            table=table,
+            columns=", ".join(f"{name}::{kind} as {name}" for name, kind, _ in columns if name != "file"),
+            parts=files[0].count("/") + 1,
+            files=", ".join(map(quoted, files)),
+        )
+    )
+    connection.execute(f"comment on view {table} is {quoted(comment)}")
+    for name, _, text in columns:
+        connection.execute(f"comment on column {table}.{name} is {quoted(text)}")
+
+
+def _facts(generation: Generation) -> dict[str, list[dict[str, Any]]]:
+    """The manifest's own rows, by table."""
+    entries = sorted(generation.entries.values(), key=lambda entry: entry.id)
+    named = ("batch_id", "shard_id", "model_id", "encoder_id")
+    return {
+        "catalog_info": [
+            {
+                "catalog_version": catalog_version(),
+                "generation": generation.number,
+                "created_at": generation.created_at,
+                "production_model_id": generation.production_model_id,
+            }
+        ],
+        "source_entries": [
+            {
+                "entry_id": entry.id,
+                "stage": entry.stage,
+                "cache_key": entry.key,
+                "run_id": entry.run_id,
+                **{name: entry.meta.get(name) for name in named},
+                "meta": json.dumps(entry.meta, ensure_ascii=False, default=str),
+                "duration_s": entry.duration_s,
+                "created_at": entry.created_at,
+            }
+            for entry in entries
+        ],
+        "source_entry_rows": [
+            {"entry_id": entry.id, "status": status, "rows": rows}
+            for entry in entries
+            for status, rows in entry.rows.items()
+        ],
+        "source_files": [{"entry_id": entry.id, **file.model_dump()} for entry in entries for file in entry.files],
+        "source_runs": [
+            {
+                "run_id": run.run_id,
+                "flow": run.flow,
+                "started_at": run.started_at,
+                "finished_at": run.finished_at,
+                "config": json.dumps(run.config, ensure_ascii=False, default=str),
+            }
+            for run in generation.runs
+        ],
+        "source_run_entries": list(_links(generation)),
+        "source_promotions": [
+            {"position": position, **promotion.model_dump()}
+            for position, promotion in enumerate(generation.promotions, start=1)
+        ],
+    }
+
+
+def _links(generation: Generation) -> Iterable[dict[str, str]]:
+    for run in generation.runs:
+        for entry_id in run.entries:
+            yield {"run_id": run.run_id, "entry_id": entry_id}
