@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import clipcap  # noqa: F401  before any test imports transformers or open_clip: it mends torchvision
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from clipcap.errors import CheckpointError, ModelError
 from clipcap.model.captioner import VERSION, Captioner, CaptionerSettings
-from clipcap.model.language_model import hidden_size_of, load_language_model
+from clipcap.model.language_model import hidden_size_of, load_language_model, quiet
 from clipcap.model.mapping import build_mapper
 from clipcap.storage.commit import sha256_of
 
@@ -35,8 +35,9 @@ def save_captioner(captioner: Captioner, folder: Path) -> None:
     }
     save_file(weights, folder / MAPPING, metadata={"format": "pt"})
     if captioner.settings.language_model == LANGUAGE_MODEL:
-        captioner.language_model.save_pretrained(folder / LANGUAGE_MODEL)
-        captioner.tokenizer.save_pretrained(folder / LANGUAGE_MODEL)
+        with quiet():
+            captioner.language_model.save_pretrained(folder / LANGUAGE_MODEL)
+            captioner.tokenizer.save_pretrained(folder / LANGUAGE_MODEL)
     (folder / CONFIG).write_text(captioner.settings.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
@@ -55,7 +56,7 @@ def load_captioner(folder: Path | str, device: str | torch.device = "cpu") -> Ca
                 f"{folder}: the language model's folder {LANGUAGE_MODEL}/ is missing; copy the whole folder"
             )
         try:
-            language_model, tokenizer = load_language_model(str(folder / LANGUAGE_MODEL))
+            language_model, tokenizer = load_language_model(str(folder / LANGUAGE_MODEL), safetensors_only=True)
         except ModelError as error:
             raise CheckpointError(str(error)) from None
     else:

@@ -29,13 +29,15 @@ EOS = "<eos>"
 """End of text of a tokenizer trained here."""
 
 
-def load_language_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_language_model(name: str, safetensors_only: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads any causal language model of transformers in float32, in eval mode.
 
     Code that comes with a model is never run.
 
     Args:
         name: a local folder, or a name on the Hugging Face hub (its local cache is asked first).
+        safetensors_only: refuse torch's own format too (older models on the hub have only that; transformers reads
+            it with ``weights_only=True``).
 
     Raises:
         ModelError: neither a folder nor the hub gives such a model, or it cannot write text.
@@ -43,16 +45,17 @@ def load_language_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     folder = Path(name).expanduser()
     is_folder = folder.is_dir()
     source = str(folder) if is_folder else name
-    with _quiet():
+    safe = {"use_safetensors": True} if safetensors_only else {}
+    with quiet():
         try:
-            model, tokenizer = _from_pretrained(source, local_files_only=True)
+            model, tokenizer = _from_pretrained(source, local_files_only=True, **safe)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             if is_folder:
                 raise ModelError(
                     f"the folder {name} holds no causal language model with its tokenizer ({_first_line(error)}): "
                     f"expected config.json, safetensors and tokenizer files as save_pretrained writes them"
                 ) from None
-            model, tokenizer = _from_hub(name)
+            model, tokenizer = _from_hub(name, **safe)
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of language model {name!r} has no end-of-text token: set eos_token in its files"
@@ -60,7 +63,7 @@ def load_language_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
     return model, tokenizer
 
 
-def _from_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_hub(name: str, **safe: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     advice = (
         "give an existing folder, a name on the Hugging Face hub (with internet, or downloaded before), "
         'or "scratch" for a new GPT-2'
@@ -75,15 +78,18 @@ def _from_hub(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"({type(error).__name__}): {advice}"
         ) from None
     try:
-        return _from_pretrained(name, local_files_only=False)
+        return _from_pretrained(name, local_files_only=False, **safe)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"language model {name!r} cannot be loaded ({_first_line(error)}): {advice}") from None
 
 
-def _from_pretrained(source: str, **options: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+def _from_pretrained(
+    source: str, local_files_only: bool, **safe: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    options = {"trust_remote_code": False, "local_files_only": local_files_only}
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
     model, info = AutoModelForCausalLM.from_pretrained(
-        source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **options
+        source, dtype=torch.float32, output_loading_info=True, **options, **safe
     )
     # transformers only warns, and goes on with random weights in their place.
     broken = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
@@ -180,7 +186,7 @@ def last_logits(language_model: nn.Module, keep: int, **inputs: object) -> tuple
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the hub's and transformers' progress bars and warnings; what matters becomes an error here."""
     loggers = [logging.getLogger("transformers"), logging.getLogger("huggingface_hub")]
     levels = [logger.level for logger in loggers]

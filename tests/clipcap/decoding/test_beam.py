@@ -1,0 +1,204 @@
+"""Beam search against exhaustive search, a search without a cache, transformers' own greedy search, and itself."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from clipcap.decoding.beam import beam_search
+from clipcap.errors import ModelError, ShapeError
+
+EOS = 2
+HIDDEN = 16
+
+
+def tiny(vocab=6, seed=0, kind="gpt2", eos_bias=1.0, positions=48):
+    """Random weights, scaled so that distributions are far from flat, with an end that is likely but not sure."""
+    torch.manual_seed(seed)
+    if kind == "gpt2":
+        sizes = dict(vocab_size=vocab, n_positions=positions, n_embd=HIDDEN, n_layer=2, n_head=2)
+        model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=EOS, eos_token_id=EOS))
+    else:
+        sizes = dict(vocab_size=vocab, max_position_embeddings=positions, hidden_size=HIDDEN, intermediate_size=32)
+        heads = dict(num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+        model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, bos_token_id=EOS, eos_token_id=EOS))
+    model.lm_head = torch.nn.Linear(HIDDEN, vocab)  # of its own, so that the end can have a bias
+    with torch.no_grad():
+        for parameter in model.model.parameters() if kind == "llama" else model.transformer.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+        model.lm_head.weight.normal_(std=0.4)
+        model.lm_head.bias.zero_()[EOS] = eos_bias
+    return model.eval()
+
+
+def prefixes(count, seed=7, length=3):
+    return torch.randn(count, length, HIDDEN, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def log_p_of_next(model, prefix, tokens):
+    """log p over the vocabulary after ``tokens``, by a plain forward of everything."""
+    table = model.get_input_embeddings().weight
+    inputs = torch.cat([prefix, table[torch.tensor(tokens, dtype=torch.long)]])[None]
+    return torch.log_softmax(model(inputs_embeds=inputs).logits[0, -1].double(), -1)
+
+
+def rescore(model, prefix, tokens):
+    return sum(log_p_of_next(model, prefix, tokens[:i])[token].item() for i, token in enumerate(tokens))
+
+
+def full(hypothesis):
+    return [*hypothesis.tokens, EOS] if hypothesis.is_finished else hypothesis.tokens
+
+
+def every_caption(model, prefix, vocab, longest, penalty):
+    """[(score, tokens)], best first, of all captions there can be: ended within ``longest`` tokens, or cut there."""
+    words = [t for t in range(vocab) if t != EOS]
+    known = {}  # log p after each beginning, computed once
+
+    def log_p(tokens, index):
+        before = tuple(tokens[:index])
+        if before not in known:
+            known[before] = log_p_of_next(model, prefix, before).tolist()
+        return known[before][tokens[index]]
+
+    found = []
+    for length in range(longest + 1):
+        for body in itertools.product(words, repeat=length):
+            tokens = list(body) if length == longest else [*body, EOS]
+            score = sum(log_p(tokens, index) for index in range(len(tokens)))
+            found.append((score / len(tokens) ** penalty, tokens))
+    return sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0, -0.5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_wide_beam_finds_what_exhaustive_search_finds(penalty, seed):
+    vocab, longest = 4, 4
+    model = tiny(vocab, seed)
+    for prefix in prefixes(2, seed):
+        expected = every_caption(model, prefix, vocab, longest, penalty)[:5]
+        (found,) = beam_search(
+            model, prefix[None], eos_id=EOS, beam_size=vocab**longest, max_new_tokens=longest, length_penalty=penalty,
+            num_hypotheses=5,
+        )  # fmt: skip
+        assert [full(h) for h in found] == [tokens for _, tokens in expected]
+        assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+def search_without_cache(model, prefix, vocab, beams, longest, penalty):
+    """The same rules in plain Python: no cache, no batch, no early end."""
+    running, finished = [(0.0, [])], []
+    for length in range(1, longest + 1):
+        extended = []
+        for score, tokens in running:
+            log_p = log_p_of_next(model, prefix, tokens).tolist()
+            extended += [(score + log_p[token], [*tokens, token]) for token in range(vocab)]
+        extended.sort(key=lambda pair: -pair[0])
+        best = extended[:beams]
+        finished += [pair for pair in best if pair[1][-1] == EOS or length == longest]
+        running = [pair for pair in extended if pair[1][-1] != EOS][:beams]
+    return max(finished, key=lambda pair: pair[0] / len(pair[1]) ** penalty)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("beams", [2, 3, 5])
+def test_cached_and_ending_early_equals_uncached_to_the_end(beams, kind):
+    model = tiny(20, seed=3, kind=kind)
+    lengths = set()
+    for penalty in (1.0, 0.0):
+        batch = prefixes(6)
+        found = beam_search(model, batch, eos_id=EOS, beam_size=beams, max_new_tokens=9, length_penalty=penalty)
+        for prefix, (best,) in zip(batch, found, strict=True):
+            score, tokens = search_without_cache(model, prefix, 20, beams, 9, penalty)
+            assert full(best) == tokens
+            assert best.log_probability == pytest.approx(score, abs=1e-4)
+            lengths.add(best.length)
+    assert len(lengths) > 1  # else nothing left the batch early and this says little
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_one_beam_is_the_greedy_search_of_transformers(kind):
+    model = tiny(20, seed=3, kind=kind)
+    batch = prefixes(16)
+    found = beam_search(model, batch, eos_id=EOS, beam_size=1, max_new_tokens=12)
+    model.generation_config.pad_token_id = EOS
+    theirs = model.generate(
+        inputs_embeds=batch, attention_mask=torch.ones(batch.shape[:2]), do_sample=False, max_new_tokens=12
+    )
+    for (ours,), row in zip(found, theirs.tolist(), strict=True):
+        tokens = row[: row.index(EOS)] if EOS in row else row
+        assert ours.tokens == tokens and ours.is_finished == (EOS in row)
+    assert len({h.length for (h,) in found}) > 1
+
+
+def test_log_probability_is_that_of_the_caption():
+    model = tiny(20, seed=3)
+    batch = prefixes(8)
+    found = beam_search(model, batch, eos_id=EOS, beam_size=4, max_new_tokens=10, num_hypotheses=4)
+    for prefix, hypotheses in zip(batch, found, strict=True):
+        assert [h.score for h in hypotheses] == sorted((h.score for h in hypotheses), reverse=True)
+        assert len({tuple(full(h)) for h in hypotheses}) == len(hypotheses)
+        for hypothesis in hypotheses:
+            assert hypothesis.length == len(full(hypothesis))
+            assert hypothesis.log_probability == pytest.approx(rescore(model, prefix, full(hypothesis)), abs=1e-4)
+            assert hypothesis.score == pytest.approx(hypothesis.log_probability / hypothesis.length, abs=1e-5)
+
+
+def test_neighbours_in_the_batch_change_nothing():
+    model = tiny(50, seed=3)
+    batch = prefixes(16)
+    together = beam_search(model, batch, eos_id=EOS, beam_size=5, max_new_tokens=15, num_hypotheses=2)
+    assert len({hypotheses[0].length for hypotheses in together}) > 2
+    for prefix, hypotheses in zip(batch, together, strict=True):
+        (alone,) = beam_search(model, prefix[None], eos_id=EOS, beam_size=5, max_new_tokens=15, num_hypotheses=2)
+        assert [h.tokens for h in alone] == [h.tokens for h in hypotheses]
+        assert [h.log_probability for h in alone] == pytest.approx([h.log_probability for h in hypotheses], abs=1e-4)
+
+
+def test_the_same_search_twice_is_the_same():
+    model = tiny(50, seed=3)
+    first, second = (beam_search(model, prefixes(8), eos_id=EOS, max_new_tokens=15) for _ in range(2))
+    assert first == second
+
+
+def test_the_prefix_runs_once_and_the_head_on_one_position():
+    """Counts what goes through the model: the prefix once per image, then one token per beam."""
+    model = tiny(50, seed=3)
+    seen, heads = [], []
+    model.transformer.h[0].register_forward_hook(lambda m, args, out: seen.append(tuple(args[0].shape[:2])))
+    model.lm_head.register_forward_hook(lambda m, args, out: heads.append(out.shape[1]))
+    beam_search(model, prefixes(4), eos_id=EOS, beam_size=3, max_new_tokens=6)
+    assert seen[0] == (4, 3)
+    assert all(length == 1 and rows <= 12 and rows % 3 == 0 for rows, length in seen[1:])
+    assert set(heads) == {1}
+
+
+def test_done_images_leave_the_batch():
+    model = tiny(50, seed=3)
+    rows = []
+    model.transformer.h[0].register_forward_hook(lambda m, args, out: rows.append(args[0].shape[0]))
+    found = beam_search(model, prefixes(16), eos_id=EOS, beam_size=1, max_new_tokens=30)
+    lengths = [h.length for (h,) in found]
+    assert rows[1:] == [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+
+
+def test_the_model_s_positions_are_the_limit():
+    model = tiny(20, seed=3, positions=8)
+    found = beam_search(model, prefixes(4), eos_id=19, beam_size=2, max_new_tokens=67)
+    assert max(h.length for (h,) in found) <= 5
+    with pytest.raises(ModelError, match="prefix of 8 leaves no room"):
+        beam_search(model, prefixes(1, length=8), eos_id=EOS)
+
+
+def test_wrong_use():
+    model = tiny()
+    with pytest.raises(ShapeError, match=r"got \(3, 16\)"):
+        beam_search(model, torch.zeros(3, HIDDEN), eos_id=EOS)
+    with pytest.raises(ModelError, match=r"6 captions .* beam_size 5"):
+        beam_search(model, prefixes(1), eos_id=EOS, beam_size=5, num_hypotheses=6)
+    with pytest.raises(ModelError, match="NaN at token 1"):
+        beam_search(model, prefixes(2) * float("nan"), eos_id=EOS)
+    assert beam_search(model, prefixes(0), eos_id=EOS) == []
