@@ -50,7 +50,7 @@ def _define_missing_operators() -> None:
         return
     import torch
 
-    loader_details = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES + [".so"])
+    loader_details = (importlib.machinery.ExtensionFileLoader, [*importlib.machinery.EXTENSION_SUFFIXES, ".so"])
     finder = importlib.machinery.FileFinder(spec.submodule_search_locations[0], loader_details)
     compiled = finder.find_spec("_C")
     try:

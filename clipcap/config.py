@@ -26,7 +26,7 @@ class DatasetConfig(Section):
     name: Name = "images"
     """Names the batches: lower-case letters, digits, - and _."""
     source: str = ""
-    """A URL list (.parquet, .csv), a folder of images, a Karpathy .json, or "builtin:sample"; relative to the config."""
+    """A URL list (.parquet, .csv), a folder of images, a Karpathy .json (relative to the config), "builtin:sample"."""
     images: str = ""
     """Where a Karpathy JSON's files are: a folder or a base URL; relative to the config. Empty: beside the JSON."""
     default_split: Literal["train", "val", "test", ""] = ""
@@ -70,7 +70,7 @@ class DownloadConfig(Section):
 
 class EmbedConfig(Section):
     encoder: str = "ViT-B-32-quickgelu/openai"
-    """open_clip: "MODEL/PRETRAINED", "hf-hub:…", "local-dir:…" (relative to the config), "MODEL/path.pt", "builtin:sample"."""
+    """open_clip: MODEL/PRETRAINED, hf-hub:…, local-dir:… (relative to the config), MODEL/path.pt, or builtin:sample."""
     device: str = "auto"
     """"auto" (GPU where there is one), "cpu", "cuda", "cuda:1"."""
     batch_size: Positive = 64
@@ -81,7 +81,7 @@ class EmbedConfig(Section):
 
 class LanguageModelConfig(Section):
     name: str = "gpt2"
-    """A causal language model of transformers (hub name or folder), or "scratch" for a new GPT-2 with its own tokenizer."""
+    """A causal language model of transformers (hub name or folder); "scratch" is a new GPT-2 with its own tokenizer."""
     tune: bool = False
     """Whether the language model learns too; one from scratch always does."""
     layers: Positive = 4
@@ -167,7 +167,7 @@ class Config(Section):
     """The whole file."""
 
     data_dir: str = ""
-    """The lake's root; --data-dir comes before it, CLIPCAP_DATA_DIR and ./data after it. Relative to the current folder."""
+    """The lake's root, relative to the current folder; --data-dir comes before it, CLIPCAP_DATA_DIR and ./data after."""
     dataset: DatasetConfig = DatasetConfig()
     serve: ServeConfig = ServeConfig()
     sample: SampleConfig = SampleConfig()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -35,14 +34,14 @@ def embed_shard(
     config: EmbedConfig,
     key: str,
     run_id: str = "",
-    others: Iterable[Entry] = (),
+    others: Iterable[str] = (),
 ) -> Entry:
     """Embeds each unique image of a shard once.
 
     Args:
         shard: the entry of its download.
         key: from :func:`embed_key`.
-        others: embed entries of the same encoder whose vectors may be used again for equal bytes.
+        others: files of the same encoder, relative to the lake, that hold vectors of some of these bytes already.
 
     Raises:
         EmbeddingError: a vector is not finite.
@@ -111,16 +110,33 @@ def embed_shard(
     return out.entry
 
 
-def _known(lake: Lake, others: Iterable[Entry], hashes: set[str]) -> dict[str, np.ndarray]:
-    """Vectors that other shards already hold for these bytes; files without a match are not read beyond hashes."""
+def _known(lake: Lake, others: Iterable[str], hashes: set[str]) -> dict[str, np.ndarray]:
+    """Vectors that other shards already hold for these bytes."""
     found: dict[str, np.ndarray] = {}
-    for entry in others:
-        path: Path = lake.absolute(entry.file("embeddings").path)
-        if hashes.isdisjoint(pq.read_table(path, columns=["sha256"])["sha256"].to_pylist()):
-            continue
-        stored = read_embeddings([path])
+    for path in others:
+        stored = read_embeddings([lake.absolute(path)])
         found.update((sha, vector) for sha, vector in zip(stored.sha256, stored.vectors, strict=True) if sha in hashes)
     return found
+
+
+class HashIndex:
+    """Which file of an encoder holds the vector of which image; read once, then kept current by the run."""
+
+    def __init__(self, lake: Lake, entries: Iterable[Entry]) -> None:
+        self._lake = lake
+        self._file_of: dict[str, str] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, embed: Entry) -> None:
+        path = embed.file("embeddings").path
+        for sha in pq.read_table(self._lake.absolute(path), columns=["sha256"])["sha256"].to_pylist():
+            self._file_of.setdefault(sha, path)
+
+    def files_for(self, download: Entry) -> list[str]:
+        """Files that hold at least one image of the shard."""
+        table = pq.read_table(self._lake.absolute(download.file("shard").path), columns=["sha256"])
+        return sorted({self._file_of[sha] for sha in table["sha256"].to_pylist() if sha in self._file_of})
 
 
 def _output_dim(encoder: Encoder) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +103,7 @@ class Encoder:
     def device(self) -> torch.device:
         import torch
 
-        if self._device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self._device)
+        return torch.device(resolve_device(self._device))
 
     @cached_property
     def model(self) -> Any:
@@ -157,3 +155,18 @@ class Encoder:
             std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
             embedding = self.model.encode_image((images.float() / 255 - mean) / std)
         return embedding.float().cpu().numpy()
+
+
+def resolve_device(name: str) -> str:
+    """ "auto" to "cuda" where there is a GPU, else "cpu"; other names as they are."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@lru_cache(maxsize=2)
+def get_encoder(name: str, device: str = "auto") -> Encoder:
+    """The encoder, loaded once in a process; shards share it."""
+    return Encoder(name, device)

@@ -55,7 +55,7 @@ class Lake:
         return self.root / "batches" / _part(batch_id) / "shards" / f"{_part(shard_id)}.{extension}"
 
     def ledger(self, stage: str, batch_id: str, shard_id: str, variant: str = "") -> Path:
-        """``variant`` (an encoder's or a model's id) keeps apart what a stage did to the same shard in different ways."""
+        """``variant`` (an encoder's or a model's id) keeps apart what a stage did to one shard in different ways."""
         name = f"{_part(shard_id)}_{_part(variant)}" if variant else _part(shard_id)
         return self.root / "ledger" / _part(stage) / _part(batch_id) / f"{name}.parquet"
 

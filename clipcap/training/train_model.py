@@ -1,0 +1,130 @@
+"""The train stage: the embeddings and captions of batches to one model in the lake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from clipcap.config import TrainConfig
+from clipcap.embedding.store import EmbeddingInfo, read_embeddings
+from clipcap.errors import DataError
+from clipcap.storage.commit import writing_folder
+from clipcap.storage.lake import Lake
+from clipcap.storage.manifest import Entry, Recorder, digest
+
+if TYPE_CHECKING:
+    from clipcap.training.examples import Pairs
+    from clipcap.training.train import Progress
+
+VERSION = 1
+TRAIN_SPLITS = ("train", "restval")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What training, captioning and evaluation know of a shard: its download and its embeddings."""
+
+    download: Entry
+    embed: Entry
+
+
+def train_key(shards: Sequence[Shard], config: TrainConfig) -> str:
+    """Cache key: embeddings, captions and splits (all in the shard's parquet), and every setting of the training."""
+    inputs = [(s.embed.file("embeddings").sha256, s.download.file("shard").sha256) for s in shards]
+    return digest([VERSION, sorted(inputs), config.model_dump()])
+
+
+def model_id_of(dataset: str, config: TrainConfig, key: str) -> str:
+    return f"{dataset}-{config.mapper}-{key[:8]}"
+
+
+def weights_digest(train: Entry) -> str:
+    """Identifies all that decides a model's captions, from the hashes in its entry; nothing is loaded."""
+    log = ("training.jsonl", "metrics.json", "MODEL_CARD.md")
+    return digest(sorted((f.path, f.sha256) for f in train.files if not f.path.endswith(log)))
+
+
+def read_pairs(lake: Lake, shards: Sequence[Shard], splits: Sequence[str]) -> tuple[Pairs, EmbeddingInfo]:
+    """Embeddings (N, clip_dim) and captions of all embedded images of ``splits`` that have a caption."""
+    from clipcap.training.examples import Pairs
+
+    stored = read_embeddings(lake.absolute(s.embed.file("embeddings").path) for s in shards)
+    captions: dict[str, list[str]] = {}
+    for shard in shards:
+        table = pq.read_table(
+            lake.absolute(shard.download.file("shard").path), columns=["sample_key", "captions", "split"]
+        )
+        for row in table.to_pylist():
+            if row["split"] in splits and row["captions"]:
+                captions[row["sample_key"]] = row["captions"]
+    rows = [index for index, key in enumerate(stored.keys) if key in captions]
+    pairs = Pairs(embeddings=stored.vectors[np.array(rows, dtype=np.int64)],
+                  captions=[captions[stored.keys[row]] for row in rows])  # fmt: skip
+    return pairs, stored.info
+
+
+def train_model(
+    lake: Lake,
+    model_id: str,
+    shards: Sequence[Shard],
+    config: TrainConfig,
+    key: str,
+    run_id: str = "",
+    device: str = "cpu",
+    on_step: Callable[[Progress], None] | None = None,
+) -> Entry:
+    """Trains on splits train and restval, validates on val, and commits the best model.
+
+    Raises:
+        DataError: no captioned, embedded image in the training splits.
+        ModelError: the language model cannot be found, or the loss is not finite.
+    """
+    from clipcap.training.train import train
+
+    with Recorder(lake, "train", f"train/{model_id}", key, run_id, model_id=model_id) as out:
+        pairs, info = read_pairs(lake, shards, TRAIN_SPLITS)
+        if not pairs.captions:
+            raise DataError(
+                "nothing to train on: no embedded image of split train has a caption; give the rows captions and "
+                'splits, or set dataset.default_split = "train"'
+            )
+        validation, _ = read_pairs(lake, shards, ("val",))
+        with writing_folder(lake.model(model_id)) as folder:
+            result = train(
+                pairs, validation, config, folder,
+                model_id=model_id, encoder=info.encoder, encoder_hash=info.encoder_hash, device=device, on_step=on_step,
+            )  # fmt: skip
+            out.meta |= {
+                "mapper": config.mapper,
+                "language_model": config.language_model.name,
+                "encoder": info.encoder,
+                "encoder_hash": info.encoder_hash,
+                "clip_dim": info.clip_dim,
+                "prefix_length": config.prefix_length,
+                "tuned": config.language_model.tune or config.language_model.name == "scratch",
+                "parameters": result.parameters,
+                "best_val_loss": result.best_loss,
+                "epochs": result.epochs,
+                "train_images": len(pairs.captions),
+                "train_captions": sum(map(len, pairs.captions)),
+                "val_images": len(validation.captions),
+                "batch_ids": sorted({s.download.meta["batch_id"] for s in shards}),
+                "embeddings": [s.embed.file("embeddings").path for s in shards],
+            }
+            _write_card(folder, out.meta)
+        for file in sorted(lake.model(model_id).rglob("*")):
+            if file.is_file():
+                out.add("model", file)
+    return out.entry
+
+
+def _write_card(folder: Path, facts: dict[str, object]) -> None:
+    lines = [f"# {facts['model_id']}", "", "A ClipCap captioner (arXiv 2111.09734), written by its training run.", ""]
+    lines += [f"- {name.replace('_', ' ')}: {json.dumps(value)}" for name, value in facts.items()]
+    (folder / "MODEL_CARD.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,75 @@
+"""The publish stage: what a run made becomes the next generation, if every check allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from clipcap.storage.commit import scratch_folder
+from clipcap.storage.lake import Lake
+from clipcap.storage.manifest import Entry, Generation, Promotion, Run, commit_generation, read_current
+from clipcap.warehouse.catalog import build_catalog, ensure_catalog
+from clipcap.warehouse.checks import CheckResult, check_catalog
+
+
+@dataclass(frozen=True)
+class Published:
+    """What stands after publishing."""
+
+    generation: int
+    run_id: str
+    """The run to show: this one, or where nothing was new the newest earlier one that published all of it."""
+    is_new: bool
+    warnings: list[CheckResult]
+
+
+def publish(
+    lake: Lake, entries: Sequence[Entry], run_id: str, flow: str, started_at: datetime, config: dict[str, Any]
+) -> Published:
+    """Checks and commits a generation, then swaps the catalog.
+
+    Nothing is committed where all entries are published already. A lake's first model goes into production.
+
+    Raises:
+        CheckFailed: a check of severity error found rows; nothing was changed.
+    """
+    current = read_current(lake)
+    ids = {entry.id for entry in entries}
+    new = [entry for entry in entries if current.entries.get(entry.id) != entry]
+    if not new and current.runs:
+        ensure_catalog(lake)
+        before = next((run for run in reversed(current.runs) if ids <= set(run.entries)), current.runs[-1])
+        return Published(current.number, before.run_id, False, [])
+
+    run = Run(
+        run_id=run_id, flow=flow, started_at=started_at, finished_at=datetime.now(UTC), config=config,
+        entries=sorted(ids),
+    )  # fmt: skip
+    trained = [entry.meta["model_id"] for entry in entries if entry.stage == "train"]
+    promotion = None
+    if trained and not current.production_model_id:
+        promotion = Promotion(
+            model_id=trained[-1], reason="the first model of this lake", created_at=datetime.now(UTC)
+        )
+    warnings = _check(lake, current, new, run, promotion)
+    generation = commit_generation(lake, new, run, promotion)
+    ensure_catalog(lake)
+    return Published(generation.number, run_id, True, warnings)
+
+
+def _check(
+    lake: Lake, current: Generation, new: Sequence[Entry], run: Run, promotion: Promotion | None
+) -> list[CheckResult]:
+    """Runs every check on a catalog of the generation that is about to be; returns the warnings that fired."""
+    candidate = current.model_copy(
+        update={
+            "entries": {**current.entries, **{entry.id: entry for entry in new}},
+            "runs": [*current.runs, run],
+            "promotions": current.promotions + ([promotion] if promotion else []),
+        }
+    )
+    with scratch_folder(lake, "check") as folder:
+        results = check_catalog(lake, build_catalog(lake, candidate, folder / "candidate.duckdb"))
+    return [result for result in results if result.rows]

@@ -1,0 +1,319 @@
+"""The command line. Thin: each command is one or two calls into the library, and imports late to start fast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clipcap import __version__
+from clipcap.errors import ClipCapError, ConfigError, DataError, ModelError
+from flows import console
+
+app = typer.Typer(
+    name="clipcap", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    help="Images in; captions, metrics and SQL out. Every command has an example under --help.",
+)  # fmt: skip
+models_app = typer.Typer(no_args_is_help=True, help="The models of a lake. Example: clipcap models list")
+app.add_typer(models_app, name="models")
+
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", metavar="D", help="The lake's root (else the config's, CLIPCAP_DATA_DIR, ./data)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the orchestrator's log.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides the config.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Land only the first N rows of the source.")]
+
+_state = {"debug": False}
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"clipcap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    console.show_log()
+
+
+def _lake(data_dir: str | None, must_exist: bool = True) -> Any:
+    from clipcap.storage.lake import Lake, resolve_data_dir
+
+    root = resolve_data_dir(data_dir)
+    if must_exist and not (root / "CURRENT").is_file():
+        raise DataError(
+            f"there is no lake at {root}: name one with --data-dir or CLIPCAP_DATA_DIR, or make one with `clipcap run`"
+        )
+    return Lake(root)
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k, coco.")],
+    set_: Set = None,
+    limit: Limit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Land, download, embed, train, caption, evaluate and publish, reusing all that stands.
+
+    Example: clipcap run configs/sample.toml --set train.epochs=3
+    """
+    _state["debug"] = debug
+    from clipcap.config import load_config
+    from flows import results
+
+    settings = load_config(config, set_ or [])
+    if dry_run:
+        from flows.plan import make_plan
+        from flows.stages import RunContext
+
+        plan = make_plan(RunContext.of(settings, "pipeline", data_dir), limit)
+        return console.print_json(plan) if as_json else results.print_plan(plan)
+    results.validate_inputs(settings, limit)
+    console.quiet_prefect(debug)
+    from flows.pipeline import pipeline
+
+    outcome = pipeline(config=config, overrides=set_ or [], data_dir=data_dir, limit=limit)
+    return console.print_json(outcome) if as_json else results.print_run(_lake_of(settings, data_dir), outcome)
+
+
+def _lake_of(settings: Any, data_dir: str | None) -> Any:
+    from clipcap.storage.lake import Lake, resolve_data_dir
+
+    return Lake(resolve_data_dir(data_dir, settings.data_dir))
+
+
+@app.command()
+def land(
+    source: Annotated[str, typer.Argument(help="A URL list (.parquet, .csv), a folder of images, a Karpathy .json.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Names the batch.")] = "images",
+    images: Annotated[str, typer.Option("--images", help="Karpathy .json: folder or base URL of the files.")] = "",
+    split: Annotated[str, typer.Option("--split", help="Of rows that name none: train, val or test.")] = "",
+    limit: Limit = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Register a batch; the nightly run captions it.
+
+    Example: clipcap land urls.csv --dataset holiday
+    """
+    _state["debug"] = debug
+    from clipcap.config import parse_config
+    from clipcap.dataset.land import land as land_batch
+    from clipcap.dataset.land import read_landing
+    from clipcap.storage.manifest import EntryIndex, commit_generation
+    from clipcap.warehouse.catalog import ensure_catalog
+    from flows.events import emit
+
+    paths = {"source": source, "images": images}
+    anchored = {k: str(Path(v).resolve()) if v and "://" not in v else v for k, v in paths.items()}
+    settings = parse_config({"dataset": {"name": dataset, "default_split": split, **anchored}}, "clipcap land")
+    landing = read_landing(settings, limit)
+    lake = _lake(data_dir, must_exist=False)
+    known = EntryIndex(lake).find(f"land/{landing.batch_id}", landing.content)
+    entry = known or land_batch(lake, landing)
+    commit_generation(lake, [entry])
+    ensure_catalog(lake)
+    facts = {"batch_id": landing.batch_id, "rows": entry.rows, "is_new": known is None}
+    emitted = emit("clipcap.batch.landed", landing.batch_id, {**facts, "dataset": dataset})
+    if as_json:
+        return console.print_json({**facts, "event_emitted": emitted})
+    counts = ", ".join(f"{count:,} {status}" for status, count in entry.rows.items())
+    typer.echo(f"{landing.batch_id}: {counts}{'' if known is None else ' (landed before)'}")
+    if not emitted:
+        typer.echo("no event was emitted (PREFECT_API_URL is not set); the nightly run finds the batch", err=True)
+
+
+@app.command()
+def caption(
+    images: Annotated[list[str], typer.Argument(help="Files, folders or URLs.")],
+    model: Annotated[str, typer.Option("--model", help="A model id of the lake, or a model's folder.")] = "",
+    beam_size: Annotated[int | None, typer.Option("--beam-size", min=1, help="Beams; 1 is greedy.")] = None,
+    num_captions: Annotated[int, typer.Option("--num-captions", min=1, help="Captions for each image.")] = 1,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Caption images now: one row for each input, failures included.
+
+    Example: clipcap caption photo.jpg photos/ --model models/my-model --json
+    """
+    _state["debug"] = debug
+    from flows.results import caption_now
+
+    rows = caption_now(images, _model_folder(model, data_dir), beam_size, num_captions, device)
+    if as_json:
+        console.print_json(rows)
+    else:
+        columns = ("image", "caption") if all(row["status"] == "ok" for row in rows) else ("image", "caption", "reason")
+        for row in rows:
+            row["caption"] = "\n".join(row["captions"])
+        console.print_table(rows, columns=columns)
+    if not any(row["status"] == "ok" for row in rows):
+        raise typer.Exit(1)
+
+
+def _model_folder(model: str, data_dir: str | None) -> Path:
+    if model and (Path(model) / "config.json").is_file():
+        return Path(model)
+    lake = _lake(data_dir)
+    from clipcap.storage.manifest import read_current
+
+    generation = read_current(lake)
+    known = [entry.meta["model_id"] for entry in generation.of_stage("train")]
+    wanted = model or generation.production_model_id
+    if wanted not in known:
+        raise ModelError(
+            f"no model {wanted!r} in {lake.root}, and no folder of that name with a config.json; "
+            f"there are: {', '.join(known) or 'none yet'}"
+        )
+    return Path(lake.model(wanted))
+
+
+@app.command()
+def evaluate(
+    references: Annotated[Path, typer.Option("--references", help="COCO annotations, Karpathy or {id: [captions]}.")],
+    candidates: Annotated[Path, typer.Option("--candidates", help="COCO results, or {id: caption}.")],
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="Only these; may be repeated.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Score captions as the COCO caption evaluation does, without Java.
+
+    Example: clipcap evaluate --references refs.json --candidates mine.json --json
+    """
+    _state["debug"] = debug
+    from clipcap.metrics.coco_files import load_candidates, load_references
+    from clipcap.metrics.evaluate import score
+
+    captions, truth = load_candidates(candidates), load_references(references)
+    scores = score(captions, truth, metric).corpus if metric else score(captions, truth).corpus
+    if as_json:
+        return console.print_json(scores)
+    return console.print_table([{"metric": name, "value": value} for name, value in scores.items()])
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help="One SELECT.")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="Every view with its comment.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Query the catalog, read-only.
+
+    Example: clipcap sql "select caption, image_url from latest_captions limit 5"
+    """
+    _state["debug"] = debug
+    from clipcap.warehouse.queries import list_views, query
+
+    lake = _lake(data_dir)
+    if list_ or not statement:
+        views = [{"view": v.name, "comment": v.comment, "columns": v.columns} for v in list_views(lake)]
+        columns = ["view", "comment"]
+        rows: list[dict[str, Any]] = views if as_json else [{k: v[k] for k in columns} for v in views]
+    else:
+        table = query(lake, statement)
+        rows, columns = table.to_pylist(), table.column_names
+    if as_json:
+        return console.print_json(rows)
+    return console.print_csv(rows, columns) if as_csv else console.print_table(rows, columns=columns)
+
+
+@app.command()
+def report(
+    run_id: Annotated[str, typer.Option("--run", help="A run id; the newest by default.")] = "",
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Build the HTML report of a run.
+
+    Example: clipcap report --open
+    """
+    _state["debug"] = debug
+    from clipcap.config import ReportConfig
+    from clipcap.report.html import render_report
+    from clipcap.storage.manifest import read_current
+
+    lake = _lake(data_dir)
+    runs = read_current(lake).runs
+    if not runs:
+        raise DataError(f"the lake {lake.root} has no published run yet: `clipcap run` makes one")
+    wanted = next((r for r in runs if r.run_id == run_id), None) if run_id else runs[-1]
+    if wanted is None:
+        raise DataError(f"there is no run {run_id!r}: `clipcap sql \"select run_id from runs\"` shows them")
+    path = render_report(lake, wanted.run_id, ReportConfig.model_validate(wanted.config.get("report", {})))
+    if open_:
+        typer.launch(path.as_uri())
+    return console.print_json({"run_id": wanted.run_id, "report": str(path)}) if as_json else typer.echo(str(path))
+
+
+@models_app.command("list")
+def models_list(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Every model with its facts and scores. Example: clipcap models list"""
+    _state["debug"] = debug
+    from flows.results import models
+
+    rows = models(_lake(data_dir))
+    if as_json:
+        return console.print_json(rows)
+    columns = ("model_id", "is_production", "mapper", "language_model", "best_val_loss", "bleu_4", "cider", "created_at")
+    return console.print_table(rows, columns=columns)
+
+
+@models_app.command("show")
+def models_show(
+    model_id: Annotated[str, typer.Argument(help="As `clipcap models list` prints it.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """All facts of one model. Example: clipcap models show sample-mlp-0a1b2c3d"""
+    _state["debug"] = debug
+    from flows.results import models
+
+    rows = models(_lake(data_dir))
+    found = [row for row in rows if row["model_id"] == model_id]
+    if not found:
+        known = ", ".join(row["model_id"] for row in rows) or "none yet"
+        raise ModelError(f"there is no model {model_id!r} in the lake; there are: {known}")
+    if as_json:
+        return console.print_json(found[0])
+    return console.print_table([{"fact": name, "value": value} for name, value in found[0].items()])
+
+
+def main() -> None:
+    """Runs the command line; every expected error becomes one clear line and its exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        console.stderr.print("stopped; what was finished is kept, the next run goes on from there")
+        sys.exit(130)
+    except ClipCapError as error:
+        if _state["debug"]:
+            raise
+        kind = "config" if isinstance(error, ConfigError) else "error"
+        typer.echo(f"{kind}: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        typer.echo(f"unexpected: {type(error).__name__}: {error} (add --debug for the traceback)", err=True)
+        sys.exit(1)

@@ -1,0 +1,94 @@
+"""What the command line prints: results on stdout, the story of the run on stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+
+def quiet_prefect(debug: bool) -> None:
+    """Set before prefect is imported: no analytics, no wall of log lines, time for a slow machine to start."""
+    defaults = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_LEVEL": "DEBUG" if debug else "CRITICAL",
+        "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_TO_API_ENABLED": "true" if debug else "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def show_log() -> None:
+    """The project's own log lines on stderr."""
+    if sys.stderr.isatty():
+        handler: logging.Handler = RichHandler(console=stderr, show_path=False, show_level=False, highlighter=None)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logger = logging.getLogger("clipcap")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def print_json(value: Any) -> None:
+    """The one JSON document of a command."""
+    typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2))
+
+
+def print_table(rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()) -> None:
+    """Rows as a table; every value is shown as text, never as markup."""
+    names = list(columns) or (list(rows[0]) if rows else [])
+    table = Table(title=title or None, title_justify="left", header_style="bold", show_lines=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(row.get(name))) for name in names))
+    (stdout if sys.stdout.isatty() else Console(width=200)).print(table)
+
+
+def print_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def shown(value: Any) -> str:
+    """A value for a person; control characters (a caption may hold terminal codes) are made visible."""
+    if value is None:
+        return ""
+    text = f"{value:,.4f}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def human_bytes(count: float | None) -> str:
+    if count is None:
+        return "?"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} TiB"
+
+
+def human_seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "not measured yet"
+    return f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"

@@ -1,0 +1,77 @@
+"""Landing and downloading: a source to a batch, a batch to shards."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from clipcap.config import Config
+from clipcap.dataset.download import download_key
+from clipcap.dataset.land import Landing, plan_shards, read_landing
+from clipcap.errors import ConfigError
+from clipcap.storage.manifest import Entry
+from flows.stages import Job, RunContext, run_jobs
+
+
+def land_job(context: RunContext, landing: Landing) -> Job:
+    def task():  # type: ignore[no-untyped-def]
+        from tasks.download import land_batch
+
+        return land_batch
+
+    return Job(
+        f"land/{landing.batch_id}", landing.content, len(landing.rows) + len(landing.refused), task,
+        lambda: {"landing": landing, "run_id": context.run_id},
+    )  # fmt: skip
+
+
+def land(context: RunContext, limit: int | None = None) -> Entry:
+    """Lands the configured source; the same rows again are the same batch."""
+    return run_jobs(context, "land", [land_job(context, read_landing(context.config, limit))])[0]
+
+
+def download_jobs(context: RunContext, batch: Entry, host_map: dict[str, str] | None = None) -> list[Job]:
+    def task():  # type: ignore[no-untyped-def]
+        from tasks.download import download_shard
+
+        return download_shard
+
+    def job(shard):  # type: ignore[no-untyped-def]
+        return Job(
+            f"download/{shard.batch_id}/{shard.shard_id}",
+            download_key(context.lake, shard, context.config.download),
+            shard.stop - shard.start,
+            task,
+            lambda: {"job": shard, "config": context.config.download, "run_id": context.run_id,
+                     "host_map": host_map or {}},
+        )  # fmt: skip
+
+    batch_id = batch.meta["batch_id"]
+    return [job(shard) for shard in plan_shards(batch_id, batch.rows["ok"], context.config.download.shard_size)]
+
+
+def download(context: RunContext, batch: Entry) -> list[Entry]:
+    """Downloads a batch. A batch whose shards all stand starts no server."""
+    jobs = download_jobs(context, batch)
+    is_done = all(context.index.find(job.id, job.key) for job in jobs)
+    with nullcontext({}) if is_done else local_server(context.config) as host_map:
+        jobs = download_jobs(context, batch, host_map)
+        return run_jobs(context, "download", jobs, context.config.download.parallel_shards)
+
+
+def local_server(config: Config) -> AbstractContextManager[dict[str, str]]:
+    """The loopback server that the configuration asks for, as a context that yields its host map.
+
+    Raises:
+        ConfigError: the folder to serve does not exist.
+    """
+    from clipcap.dataset.serve import serve_folder, serve_sample
+
+    if config.dataset.source == "builtin:sample":
+        return serve_sample(config.sample, config.serve.port)
+    if not config.serve.folder:
+        return nullcontext({})
+    folder = Path(config.serve.folder)
+    if not folder.is_dir():
+        raise ConfigError(f"serve.folder: there is no folder {folder}")
+    return serve_folder(folder, config.serve.port)

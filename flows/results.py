@@ -1,0 +1,110 @@
+"""What commands do between their arguments and what they print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from clipcap.config import CaptionConfig, Config
+from clipcap.errors import ModelError
+from flows import console
+
+if TYPE_CHECKING:
+    from clipcap.storage.lake import Lake
+
+_FIVE = """
+    select c.image_url, c.caption, i."references" as "references"
+    from captions c join images i using (sample_key)
+    where c.model_id = '{model_id}' and i.split = '{split}'
+    order by hash(c.sample_key) limit 5
+"""
+
+
+def validate_inputs(config: Config, limit: int | None) -> None:
+    """Fails before any flow starts where the source or the encoder cannot be used."""
+    from clipcap.dataset.land import read_landing
+    from clipcap.embedding.encoder import parse_encoder
+
+    name = parse_encoder(config.embed.encoder)
+    folder = name.model.removeprefix("local-dir:")
+    if name.model != folder and not Path(folder).is_dir():
+        raise ModelError(f"embed.encoder: there is no folder {folder}; correct the path after local-dir:")
+    read_landing(config, limit)
+    if config.train.language_model.name != "scratch" and Path(config.train.language_model.name).is_absolute():
+        from clipcap.model.language_model import load_language_model
+
+        load_language_model(config.train.language_model.name)
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """The plan of ``--dry-run`` as a table."""
+    rows = [
+        {
+            "stage": stage["stage"],
+            "cached": stage["shards_cached"],
+            "to do": stage["shards_to_do"],
+            "rows": stage["rows_to_do"],
+            "bytes": console.human_bytes(stage["estimated_bytes"]),
+            "time": console.human_seconds(stage["estimated_s"]),
+        }
+        for stage in plan["stages"]
+    ]
+    console.print_table(rows, title=f"{plan['batch_id']} in {plan['data_dir']}")
+    typer.echo(f"free on disk: {console.human_bytes(plan['free_bytes'])}. Nothing was done.")
+
+
+def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
+    """Metrics, five captions beside their references, and last the report's path."""
+    from clipcap.warehouse.queries import query
+
+    metrics = outcome["metrics"]
+    if metrics:
+        rows = [
+            {"metric": name, "value": value, "embeddings exchanged": metrics.get(f"{name}_shuffled")}
+            for name, value in metrics.items()
+            if not name.endswith("_shuffled")
+        ]
+        has_control = any(name.endswith("_shuffled") for name in metrics)
+        columns = ("metric", "value", "embeddings exchanged") if has_control else ("metric", "value")
+        console.print_table(rows, title=f"{outcome['model_id']} on {outcome['images']:,} images", columns=columns)
+    split = "test" if metrics else ""
+    for row in query(lake, _FIVE.format(model_id=outcome["model_id"], split=split)).to_pylist():
+        typer.echo(f"\n{row['image_url']}\n  caption    {console.shown(row['caption'])}")
+        for reference in row["references"] or []:
+            typer.echo(f"  reference  {console.shown(reference)}")
+    typer.echo(f"\n{outcome['report']}")
+
+
+def caption_now(
+    images: list[str], folder: Path, beam_size: int | None, num_captions: int, device: str
+) -> list[dict[str, Any]]:
+    """Loads a model and its encoder, and captions."""
+    from clipcap.captioning import caption_images
+    from clipcap.embedding.encoder import get_encoder, resolve_device
+    from clipcap.model.checkpoint import load_captioner
+
+    device = resolve_device(device)
+    console.stderr.print(f"loading {folder.name} …", style="dim")
+    captioner = load_captioner(folder, device)
+    settings = captioner.settings
+    encoder = get_encoder(settings.encoder, device)
+    if settings.encoder_hash and encoder.hash != settings.encoder_hash:
+        raise ModelError(
+            f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
+            f"{folder.name} was trained with ({settings.encoder_hash[:12]})"
+        )
+    asked = {"beam_size": max(beam_size or settings.decoding.beam_size, num_captions)}
+    config: CaptionConfig = settings.decoding.model_copy(update=asked)
+    return [asdict(row) for row in caption_images(images, captioner, encoder, config, num_captions)]
+
+
+def models(lake: Lake) -> list[dict[str, Any]]:
+    """The models view with the newest scores of each."""
+    from clipcap.warehouse.queries import query
+
+    scores = {row["model_id"]: row for row in query(lake, "from metrics_by_model").to_pylist()}
+    rows = query(lake, "from models order by created_at").to_pylist()
+    return [{**scores.get(row["model_id"], {}), **row} for row in rows]

@@ -1,0 +1,123 @@
+"""What every stage shares: compare keys with the manifest, submit only what is missing, say what was done."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipcap.config import Config
+from clipcap.storage.lake import Lake, new_run_id, resolve_data_dir
+from clipcap.storage.manifest import Entry, EntryIndex
+
+if TYPE_CHECKING:
+    from prefect import Task
+    from prefect.futures import PrefectFuture
+
+log = logging.getLogger("clipcap.flows")
+
+
+@dataclass
+class Job:
+    """One output that a stage is to have, and the task that makes it."""
+
+    id: str
+    key: str
+    rows: int
+    """Inputs, for plans."""
+    task: Callable[[], Task[..., Any]]
+    """Imported late, so that planning needs no orchestrator."""
+    parameters: Callable[[], dict[str, Any]]
+    """Called when the task is submitted; the key and the lake are added."""
+    done: Callable[[Entry], None] = lambda entry: None
+    """Called with each new entry before the next job is submitted."""
+
+
+@dataclass
+class RunContext:
+    """One run: its configuration, its lake, and every entry that it used so far."""
+
+    config: Config
+    lake: Lake
+    flow: str
+    run_id: str = field(default_factory=new_run_id)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    used: list[Entry] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.index = EntryIndex(self.lake)
+
+    @classmethod
+    def of(cls, config: Config, flow: str, data_dir: str | None = None) -> RunContext:
+        return cls(config, Lake(resolve_data_dir(data_dir, config.data_dir)), flow)
+
+
+def say(stage: str, text: str) -> None:
+    """One line of a run's story."""
+    log.info("%-9s %s", stage, text)
+
+
+def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int = 1) -> list[Entry]:
+    """Makes sure that every job's output stands.
+
+    A job whose entry has the same key and whose files stand is cached. The others run as tasks, at most ``parallel``
+    at a time; where one fails the rest still runs, and the first failure is raised at the end.
+
+    Returns:
+        One entry for each job, in their order.
+    """
+    entries: list[Entry | None] = []
+    under_way: deque[tuple[int, Job, PrefectFuture[Any]]] = deque()
+    failures: list[BaseException] = []
+    cached = 0
+
+    def collect() -> None:
+        position, job, future = under_way.popleft()
+        try:
+            entry = Entry.model_validate(future.result())
+        except Exception as error:
+            failures.append(error)
+            return
+        entries[position] = entry
+        job.done(entry)
+
+    for position, job in enumerate(jobs):
+        entries.append(context.index.find(job.id, job.key))
+        if entries[-1] is not None:
+            cached += 1
+            continue
+        while len(under_way) >= parallel:
+            collect()
+        # A miss is a miss: what Prefect remembers of this key was made of files that are gone.
+        task = job.task().with_options(refresh_cache=True)
+        parameters = {"key": job.key, "data_dir": str(context.lake.root), **job.parameters()}
+        under_way.append((position, job, task.submit(**parameters)))
+    while under_way:
+        collect()
+    finished = [entry for entry in entries if entry is not None]
+    context.used += finished
+    _say_outcome(stage, finished, cached, len(failures))
+    if failures:
+        raise failures[0]
+    return finished
+
+
+def _say_outcome(stage: str, entries: list[Entry], cached: int, failed: int) -> None:
+    rows: Counter[str] = Counter()
+    for entry in entries:
+        rows.update(entry.rows)
+    counts = " · ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in rows.most_common())
+    new = len(entries) - cached
+    parts = [f"{new} new" if new else "", f"{cached} cached" if cached else "", f"{failed} FAILED" if failed else ""]
+    say(stage, f"{', '.join(p for p in parts if p) or 'nothing to do'}{' · ' + counts if counts else ''}")
+
+
+def local_results(lake: Lake) -> Any:
+    """Settings under which Prefect keeps the tasks' small results below the lake."""
+    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+
+    return temporary_settings({PREFECT_LOCAL_STORAGE_PATH: Path(lake.prefect_results)})

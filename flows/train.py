@@ -1,0 +1,28 @@
+"""Training: the shards of a batch to a model."""
+
+from __future__ import annotations
+
+from clipcap.storage.manifest import Entry
+from clipcap.training.train_model import Shard, model_id_of, train_key
+from flows.stages import Job, RunContext, run_jobs
+
+
+def train_job(context: RunContext, shards: list[Shard]) -> Job:
+    config = context.config.train
+    key = train_key(shards, config)
+    model_id = model_id_of(context.config.dataset.name, config, key)
+
+    def task():  # type: ignore[no-untyped-def]
+        from tasks.train import train_model
+
+        return train_model
+
+    return Job(
+        f"train/{model_id}", key, sum(shard.embed.rows.get("ok", 0) for shard in shards), task,
+        lambda: {"model_id": model_id, "shards": shards, "config": config, "device": context.config.embed.device,
+                 "run_id": context.run_id},
+    )  # fmt: skip
+
+
+def train(context: RunContext, shards: list[Shard]) -> Entry:
+    return run_jobs(context, "train", [train_job(context, shards)])[0]
