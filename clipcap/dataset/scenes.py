@@ -134,7 +134,7 @@ def render_jpeg(scene: Scene, quality: int = 92) -> bytes:
 def _background(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """A field of brightness around 0, in grey levels, is added to the tone, which varies a little too."""
     edge = scene.image_size
-    field = np.zeros((edge, edge), np.float32)
+    field: np.ndarray = np.zeros((edge, edge))
     if scene.pattern == "fading":
         angle = rng.uniform(0, 2 * math.pi)
         y, x = np.mgrid[-1 : 1 : edge * 1j, -1 : 1 : edge * 1j]
@@ -181,7 +181,7 @@ def _outline(draw: ImageDraw.ImageDraw, item: SceneObject, radius: int) -> None:
 def _corners(shape: str, radius: int, angle: float) -> list[tuple[float, float]]:
     """Corners in pixels. Degrees count clockwise from the top; distances are shares of the radius."""
     if shape == "square":
-        polar = [(45 + 90 * k, 1.0) for k in range(4)]
+        polar: list[tuple[float, float]] = [(45 + 90 * k, 1.0) for k in range(4)]
     elif shape == "triangle":
         polar = [(120 * k, 1.0) for k in range(3)]
     elif shape == "star":

@@ -14,7 +14,7 @@ import socketserver
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,13 +127,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(io.BytesIO(f"{status.phrase}\n".encode()), len(status.phrase) + 1, "text/plain", status)
 
     def send(
-        self, body: BinaryIO, size: int, content_type: str, status: HTTPStatus = HTTPStatus.OK, **headers: str
+        self,
+        body: BinaryIO,
+        size: int,
+        content_type: str,
+        status: HTTPStatus = HTTPStatus.OK,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(size))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             shutil.copyfileobj(body, self.wfile)
@@ -189,10 +194,10 @@ class _SampleHandler(_Handler):
         jpeg = self.jpeg(index)
         if name == "truncated.jpg":
             jpeg = jpeg[: len(jpeg) // 2]
-        self.send_image(jpeg, **({"X_Robots_Tag": "noai"} if name == "opted_out.jpg" else {}))
+        self.send_image(jpeg, {"X-Robots-Tag": "noai"} if name == "opted_out.jpg" else None)
 
     def jpeg(self, index: int) -> bytes:
         return render_jpeg(scene(index, self.config.seed, self.config.image_size))
 
-    def send_image(self, content: bytes, **headers: str) -> None:
-        self.send(io.BytesIO(content), len(content), "image/jpeg", **headers)
+    def send_image(self, content: bytes, headers: Mapping[str, str] | None = None) -> None:
+        self.send(io.BytesIO(content), len(content), "image/jpeg", headers=headers)
