@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-WIDTH, HEIGHT = 720, 260
-LEFT, RIGHT, TOP, BOTTOM = 48, 16, 14, 34
+WIDTH, HEIGHT = 1040, 340
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 18, 44
 MOST_POINTS = 240
 
 

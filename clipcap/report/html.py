@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from clipcap.config import ReportConfig
 from clipcap.errors import WarehouseError
-from clipcap.report.curve import training_curve
+from clipcap.report import curve
 from clipcap.report.thumbnails import thumbnails
 from clipcap.storage.commit import writing
 from clipcap.storage.lake import Lake
@@ -80,9 +80,10 @@ def _facts(lake: Lake, connection: duckdb.DuckDBPyConnection, run_id: str, confi
         "metrics": _rows(connection, "run_metrics", run_id=run_id, model_id=model_id),
         "rivals": _rows(connection, "run_rivals", run_id=run_id),
         "parts": {name: [card for card in cards if card["part"] == name] for name in PARTS},
-        "outcomes": _by_stage(_rows(connection, "run_outcomes", run_id=run_id)),
+        "outcomes": _by_stage(_rows(connection, "run_outcomes", run_id=run_id, model_id=model_id)),
+        "size": _rows(connection, "run_size", run_id=run_id, model_id=model_id)[0],
         "stages": _rows(connection, "run_stages", run_id=run_id),
-        "curve": training_curve(lake.model(model_id) / "training.jsonl") if model_id else None,
+        "curve": curve.training_curve(lake.model(model_id) / "training.jsonl") if model_id else None,
         "lineage": next(iter(_rows(connection, "lineage", sample_key=first["sample_key"], model_id=model_id)), None)
         if first
         else None,
@@ -141,6 +142,7 @@ def _render(facts: Row) -> str:
         **facts,
         metric_names=METRICS,
         part_names=PARTS,
+        drawing=curve,
         style=Markup(style),
         script=Markup(script),
         # The browser runs exactly this script and loads nothing, even if some text should slip through escaping.
@@ -154,8 +156,7 @@ def _hash(text: str) -> str:
 
 
 def _count(number: float | None) -> str:
-    """Whole numbers with thin spaces between thousands."""
-    return "–" if number is None else f"{number:,.0f}".replace(",", "\u202f")
+    return "–" if number is None else f"{number:,.0f}"
 
 
 def _value(number: float | None, metric: str = "") -> str:

@@ -1,5 +1,6 @@
 -- one row per image and group of the contact sheet: the best, the worst, and a random sample of the run $run_id
--- Scored images come before others. $extreme rows are taken for best and for worst, $images for the sample.
+-- Scored images come before others. At most $extreme rows are the best, as many the worst (none is both), and $images
+-- the sample.
 with written as (
     select caption.*
     from source_run_entries as link
@@ -25,6 +26,7 @@ cards as (
         image.member,
         image.split,
         written.shard_id,
+        least($extreme, count(scored.cider) over () // 2) as extreme,
         row_number() over (
             order by scored.cider is null, md5(written.sample_key || ' ' || $seed::varchar), written.sample_key
         ) as random_rank,
@@ -39,9 +41,9 @@ cards as (
 grouped as (
     select 'sample' as part, random_rank as rank, * from cards where random_rank <= $images
     union all
-    select 'best', best_rank, * from cards where best_rank <= $extreme
+    select 'best', best_rank, * from cards where best_rank <= extreme
     union all
-    select 'worst', worst_rank, * from cards where worst_rank <= $extreme
+    select 'worst', worst_rank, * from cards where worst_rank <= extreme
 ),
 shards as (
     select distinct entry.shard_id, file.path
