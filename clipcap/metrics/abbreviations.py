@@ -1,4 +1,4 @@
-"""Abbreviations that keep their full stop in the tokenizer of the COCO caption evaluation (found by trying)."""
+"""Word lists of the tokenizer of the COCO caption evaluation, found by trying words on it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,26 @@ ABBREVIATIONS = frozenset(
     tel tenn thu thurs treas tue tues univ va vs vt wed wis wisc wm wyo
     """.split()  # noqa: SIM905
 )
-"""In any case."""
+"""Keep their full stop, in any case."""
 
 CAPITALIZED = frozenset("ark del ill la mass mfg miss ore pa pte pty tex wash".split())  # noqa: SIM905
-"""Only where they begin with a capital: in lower case they are words."""
+"""Keep it only where they begin with a capital: in lower case they are words."""
 
 BEFORE_NUMBERS = frozenset("art ca fig figs no nos op pp prop".split())  # noqa: SIM905
-"""Only before a number."""
+"""Keep it only before a number."""
+
+SENTENCE_STARTS = frozenset(
+    """
+    a about according after an as at but earlier he her here however if in it last many more now once one other our she
+    since so some such that the their then there these they this we what when while yet you
+    """.split()  # noqa: SIM905
+)
+"""Before one of these, capitalized, the full stop of a single letter ends a sentence."""
+
+FILE_ENDINGS = frozenset(
+    """
+    bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql
+    tar txt wav xml zip
+    """.split()  # noqa: SIM905
+)
+"""Hold a name with digits and a full stop together."""

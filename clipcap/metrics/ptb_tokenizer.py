@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from clipcap.metrics.abbreviations import ABBREVIATIONS, BEFORE_NUMBERS, CAPITALIZED
+from clipcap.metrics.abbreviations import ABBREVIATIONS, BEFORE_NUMBERS, CAPITALIZED, FILE_ENDINGS, SENTENCE_STARTS
 from clipcap.metrics.characters import LETTERS, MARKS, SYMBOLS
 
 DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."])
@@ -54,90 +54,117 @@ def _ends_in_abbreviation(lowered: str) -> bool:
 _LETTER = rf"[A-Za-z{LETTERS}{MARKS}\u00ad]"
 _CHAR = rf"[A-Za-z0-9{LETTERS}{MARKS}\u00ad]"
 _WORD = rf"{_LETTER}{_CHAR}*"
-_APOS = r"(?:['\u2019\x92]|&apos;)"
-_CLITIC = rf"{_APOS}(?:[sdmSDM]|[lL][lL]|[rR][eE]|[vV][eE])(?!{_CHAR})"
-_NT = rf"[nN]{_APOS}[tT]"
+_JOINED = rf"{_WORD}(?:[.!?]{_WORD})*"
+_CURLY = r"['\u2019\x92]"
+_QUOTE = rf"(?:{_CURLY}|&apos;)"
+_CLITIC = r"(?:[sdm]|ll|re|ve)"
 _NUMBER = r"(?:[0-9]*(?:[.:,\u00ad\u066b\u066c][0-9]+)+|[0-9]+)"
+_INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
+_COMPOUND = rf"(?:-(?:[dlo]{_CURLY}{_CHAR}{{2,}}|{_CHAR}+))"
 
 
-def _alternatives(words: Sequence[str]) -> str:
-    return "|".join(sorted(words, key=len, reverse=True))
+def _any_of(words: str | frozenset[str]) -> str:
+    listed = words.split() if isinstance(words, str) else sorted(words)
+    return "|".join(re.escape(word) for word in sorted(listed, key=len, reverse=True))
 
 
-def _titles(words: Sequence[str]) -> str:
-    return _alternatives([form for word in words for form in (word.capitalize(), word.upper())])
+def _any_title(words: str | frozenset[str]) -> str:
+    """The words as they begin a sentence: a capital first, the rest in any case."""
+    listed = words.split() if isinstance(words, str) else sorted(words)
+    return "|".join(rf"{word[0].upper()}(?i:{word[1:]})" for word in listed)
 
 
-# A rule matches its token, which ends where group 1 ends (or the match, without one); what follows is context, and
-# counts for which match is the longest.
-_RULES: list[tuple[re.Pattern[str], Callable[[str], str] | None]] = []
-
-
-def _rule(pattern: str, replace: Callable[[str], str] | None = None, flags: int = 0) -> None:
-    _RULES.append((re.compile(pattern, flags), replace))
-
-
-def _glued(token: str) -> str:
+def _glue(token: str) -> str:
+    """One token of several words: its spaces become no-break spaces."""
     return re.sub(r"\s", "\u00a0", token)
 
 
-_rule(r"<!--.*?-->|<[!?][A-Za-z][^>]*>", _glued)
-_rule(r"</?[A-Za-z][A-Za-z0-9:.-]*(?:\s+[^>]*)?/?>", _glued)
-_rule(r"<[A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+>")
-_rule(r"(can)not|(gon|wan)na|(got)ta|(lem|gim)me", flags=re.IGNORECASE)
-_rule(rf"({_APOS}[tT])(?i:is|was)")
-_rule(rf"{_APOS}(?i:em|till?|cause|n{_APOS}?)(?!{_CHAR})")
-_rule(rf"{_APOS}[0-9]0[sS]")
-_rule(rf"({_CLITIC})")
-_rule(rf"{_NT}")
-_rule(rf"({_LETTER}{_CHAR}*?){_NT}")
-_rule(rf"([yYjJ]{_APOS}){_LETTER}")
-_rule(rf"[dDlLnNoOM]{_APOS}{_WORD}")
-_rule(
-    rf"(?i:[oO]l{_APOS}|e{_APOS}er|ma{_APOS}am|c{_APOS}mon|nor{_APOS}easter|hallowe{_APOS}en|ev{_APOS}ry|nat{_APOS}l"
-    rf"|s{_APOS}mores|qu{_APOS}est|c{_APOS}est|cont{_APOS}d\.|ne{_APOS}er|o{_APOS}clock|xi{_APOS}an|ha{_APOS}aretz"
-    rf"|hawai{_APOS}i)"
-)
-_rule(rf"{_WORD}(?:[.!?]{_WORD})*")
-_rule(rf"({_WORD}(?:[.!?]{_WORD})*){_CLITIC}")
-_rule(rf"{_CHAR}+(?:[-_/\u058a\u2010\u2011]{_CHAR}+)*")
-_rule(r"[A-Za-z](?:\.[A-Za-z])+(?:-[A-Za-z0-9]+)+")
-_rule(rf"[-+]?{_NUMBER}")
-_rule(r"[0-9]{1,4}[- ]?[0-9]{1,4}[/\u2044][0-9]{1,4}", _glued)
-_rule(
-    r"(?:\+?[0-9]{1,3}[ -])?\([0-9]{2,3}\)[ -]?[0-9]{3,4}[- ][0-9]{3,5}",
-    lambda token: _glued(token).replace("(", "-lrb-").replace(")", "-rrb-"),
-)
-_rule(r"(?:\+?[0-9]{1,3} )?[0-9]{2,3}[ -][0-9]{3,4}[ -][0-9]{3,5}", _glued)
-_rule(rf"(?i:{_alternatives(sorted(ABBREVIATIONS))})\.")
-_rule(rf"(?:{_titles(sorted(CAPITALIZED))})\.")
-_rule(rf"((?i:{_alternatives(sorted(BEFORE_NUMBERS))})\.)\s*[0-9]")
-_rule(r"[A-Za-z](?:\.[A-Za-z])*\.")
-_rule(rf"({_WORD}\.)[,;:\u3001]")
-_rule(r"(?i:https?://[^\s\"<>|()]*[^\s\"<>|().!?,;-])")
-_rule(r"(?i:www\.(?:[^\s\"<>|.!?(){},]+\.)*[^\s\"<>|.!?(){},]+)")
-_rule(r"[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
-_rule(r"@[A-Za-z_][A-Za-z_0-9]*")
-_rule(rf"#{_WORD}")
-_rule(r"[A-Z]{1,3}\$")
-_rule(r"[A-Z]+&[A-Z]+")
-_rule(r"[cC]\+\+|[cCfF]#")
-_rule(r"[<>]?[:;=][-o*']?[()DPdp\\|@{\[\]]", lambda token: token.replace("(", "-lrb-").replace(")", "-rrb-"))
-_rule(r"\^_\^|-_-|>_<|<_<|>_>")
-_rule(r"[!?]+|_+|@+|#+|\*+|<<|>>|<>|-{5,}")
-_rule(r"--+|\.{3,4}|[\x96\x97\u2013-\u2015\x85\u2026]", lambda token: "--")
+def _spell_brackets(token: str) -> str:
+    return token.replace("(", "-lrb-").replace(")", "-rrb-")
 
+
+def _straighten(token: str) -> str:
+    return re.sub("\u2019|\x92|&apos;", "'", token)
+
+
+# A rule is a pattern and what becomes of the matched text. The token ends where group 1 ends, or with the match where
+# there is no group; what the pattern matches beyond is context, and counts for which match is the longest.
+_RULES: list[tuple[re.Pattern[str], Callable[[str], str] | None]] = []
+
+
+def _rule(pattern: str, change: Callable[[str], str] | None = None, flags: int = re.NOFLAG) -> None:
+    _RULES.append((re.compile(pattern, flags), change))
+
+
+# Markup.
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": "."}
-_rule(r"&(?:amp|lt|gt|quot|nbsp);", _ENTITIES.__getitem__, re.IGNORECASE)
+_rule(r"<!--.*?-->|<[!?][A-Za-z][^>]*>", _glue)
+_rule(r"</?[A-Za-z][A-Za-z0-9:.-]*(?:\s+[A-Za-z][^<>]*|\s*/?)>", _glue)
+_rule(r"&(?:amp|lt|gt|quot|apos|nbsp);", lambda token: _ENTITIES[token.lower()], re.IGNORECASE)
 _rule(r"&#[0-9]+;|&[aeiouAEIOU](?:acute|grave|uml|circ);")
 
+# Words that are two, and words with apostrophes.
+_rule(r"(can)not|(gon|wan)na|(got)ta|(lem|gim)me", flags=re.IGNORECASE)
+_rule(r"('t)(?:is|was)", _straighten, re.IGNORECASE)
+_rule(rf"{_QUOTE}n{_QUOTE}|{_QUOTE}(?:em|till?|cause)|(?:'|&apos;)n(?=\s|$)", flags=re.IGNORECASE)
+_rule(r"[\u2019\x92][nN]")
+_rule(rf"{_QUOTE}(?:[0-9]0s|[0-9]{{2}}(?=\s|$))")
+_rule(rf"[\u2019\x92]{_CLITIC}|(?:'|&apos;){_CLITIC}(?![A-Za-z])", _straighten, re.IGNORECASE)
+_rule(rf"([A-Za-z]*?[A-MO-Za-mo-z])n{_QUOTE}t", _straighten, re.IGNORECASE)
+_rule(rf"n{_QUOTE}t", _straighten, re.IGNORECASE)
+_rule(rf"({_JOINED}){_QUOTE}{_CLITIC}", flags=re.IGNORECASE)
+_rule(rf"[dDlLjJ]{_QUOTE}|([yY]{_QUOTE}){_LETTER}")
+_rule(rf"[dDlLoO]{_QUOTE}{_CHAR}{{2,}}{_COMPOUND}*")
+_rule(rf"[A-HJ-XZn]{_QUOTE}[A-Za-z]{{2,}}")
+_rule(rf"{_LETTER}+[aeiouyAEIOUY]{_CURLY}[aeiouA-Z][A-Za-z]*")
+_rule(rf"(?:ol|somethin|dunkin){_CURLY}|[A-Za-z]*qu{_CURLY}[aeiou][a-z]+|c{_CURLY}est", flags=re.IGNORECASE)
+_rule(r"e'er|c'mon|nor'easter|ev'ry|nat'l|s'mores|cont'd\.|l'?i'l", flags=re.IGNORECASE)
+
+# Words, compounds, numbers.
+_rule(_JOINED)
+_rule(rf"{_CHAR}+(?:_{_CHAR}+)*{_COMPOUND}*(?:[-_]{_CHAR}+)*")
+_rule(rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_INITIALS}|[A-Za-z0-9\u00ad]+))+")
+_rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}")
+_rule(rf"[-+]?{_NUMBER}")
+_rule(r"[0-9]{1,4}[- ]?[0-9]{1,4}[/\u2044][0-9]{1,4}", _glue)
+_rule(r"\([0-9]{2,3}\)[ -]?[0-9]{3,4}[- ]?[0-9]{3,5}", lambda token: _spell_brackets(_glue(token)))
+_rule(r"[0-9]{2,4}[ -][0-9]{3,4}[ -][0-9]{3,5}|[0-9]{3} [0-9]{3}-[0-9]{4}", _glue)
+
+# Full stops that stay.
+_rule(rf"(?:{_any_of(ABBREVIATIONS)})\.", flags=re.IGNORECASE)
+_rule(rf"(?:{_any_title(CAPITALIZED)})\.")
+_rule(rf"((?:{_any_of(BEFORE_NUMBERS)})\.)\s?[0-9]", flags=re.IGNORECASE)
+_rule(rf"[A-Za-z]\.(?!\s+(?:{_any_title(SENTENCE_STARTS)}|M[rs]\.)(?:\s|$))")
+_rule(_INITIALS)
+_rule(rf"((?:{_JOINED}|{_CHAR}+(?:[-_]{_CHAR}+)*)\.)[,;:\u3001]")
+
+# Addresses, names and signs.
+_rule(r"-[lr][rcs]b-", flags=re.IGNORECASE)
+_rule(r"https?://[^\s\"<>|()]*[^\s\"<>|().!?,;-]", flags=re.IGNORECASE)
+_rule(r"www\.(?:[^\s\"<>|.!?(){},]+\.)*[^\s\"<>|.!?(){},]+", flags=re.IGNORECASE)
+_rule(r"(?:mailto:)?[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
+_rule(r"<[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._-]*>")
+_rule(rf"{_CHAR}+(?:\.{_CHAR}+)*\.(?:{_any_of(FILE_ENDINGS)})(?![A-Za-z])", flags=re.IGNORECASE)
+_rule(r"@[A-Za-z_][A-Za-z_0-9]*")
+_rule(rf"#{_LETTER}+")
+_rule(r"[A-Z]{1,3}\$|[A-Z]+&[A-Z]+|[cC]\+\+|[cCfF]#")
+_rule(r"[<>]?[:;=][-o*']?[()DPdpO\\|@{\[\]](?![A-Za-z0-9])", _spell_brackets)
+_rule(r"\(?(?:\^_\^|-_-|=_=|>_<)\)?", _spell_brackets)
+
+# What is left: runs of a sign, then single characters.
+_rule(r"[!?]+|_+|@+|#+|\*+|<<|>>|-{5,}|''|``")
+_rule(r"-{2,4}|[\x96\x97\u2013-\u2015]", lambda token: "--")
+_rule(r"\.{3,4}|[\x85\u2026]", lambda token: "...")
+
 _SINGLE = {
-    **dict.fromkeys("\"`'\u2018\u2019\u201a\u201b\u2039\u203a\u201c\u201d\u00ab\u00bb\x91\x92\x93\x94", "'"),
+    "\u2018": "`", "\u201b": "`", "\u2039": "`", "\x91": "`", "\u2019": "'", "\u203a": "'", "\x92": "'",
+    "\u201c": "``", "\u00ab": "``", "\x93": "``", "\u201d": "''", "\u00bb": "''", "\x94": "''", '"': "''",
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
-    "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$", "\x80": "$", "\u00a2": "cents", "\u00ad": "-",
+    "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$", "\x80": "$", "\u00a2": "cents",
     "\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3",
 }  # fmt: skip
-_rule(rf"[!-/:-@\[-`{{-~\u00ad\x80\x91-\x94{SYMBOLS}]", lambda token: _SINGLE.get(token, token))
+_rule("[\u2018\u2019\u201c\u201d]+", lambda token: "".join(map(_SINGLE.__getitem__, token)))
+_rule(rf"[!-/:-@\[-`{{-~\x80\x91-\x94\u2039\u203a\u201b{SYMBOLS}]", lambda token: _SINGLE.get(token, token))
 
 _SPACE = re.compile(rf"[^!-~\u00ad\x80\x85\x91-\x97{LETTERS}{MARKS}{SYMBOLS}]+")
 
@@ -149,15 +176,15 @@ def _tokens(text: str) -> Iterator[str]:
         if space := _SPACE.match(text, place):
             place = space.end()
             continue
-        best, longest, chosen = None, 0, None
-        for pattern, replace in _RULES:
+        best, change = None, None
+        for pattern, how in _RULES:
             match = pattern.match(text, place)
-            if match and match.end() > longest:
-                best, longest, chosen = match, match.end(), replace
-        if best is None:
+            if match and match.end() > (best.end() if best else place):
+                best, change = match, how
+        if best is None:  # a character that no rule knows disappears
             place += 1
             continue
         end = best.end(best.lastindex) if best.lastindex else best.end()
-        token = best.string[place:end]
+        token = text[place:end]
         place = end
-        yield (chosen(token) if chosen else token).replace("\u00ad", "").lower()
+        yield (change(token) if change else token).replace("\u00ad", "").lower()
