@@ -7,7 +7,7 @@ with stored as (
     union all
     select 'caption', sample_key, model_id, file from source_captions
 )
-select stage, sample_key, variant, count(*) as rows, list(file order by file) as files
+select stage, sample_key, variant, count(*) as rows, min(file) as first_file, max(file) as last_file
 from stored
 group by stage, sample_key, variant
 having count(*) > 1

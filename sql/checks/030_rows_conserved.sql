@@ -1,7 +1,8 @@
 -- one row per image that went into a stage and has no outcome there, or is ok there and has no output
 -- severity: error
--- Only shards that have an entry at a stage are compared: what is still to be done is not lost. `variant` is the
--- encoder (embed) or the model (caption); one image has an outcome for each.
+-- Only shards that have an entry at a stage are compared: what is still to be done is not lost. An output that is older
+-- than its input (the shard was downloaded again since, an older model has not captioned it again) is not compared
+-- either. `variant` is the encoder (embed) or the model (caption); one image has an outcome for each.
 with outcomes as (
     select sample_key, batch_id, shard_id, stage, status, coalesce(model_id, encoder_id, '') as variant
     from ledger_history
@@ -43,20 +44,25 @@ inputs as (
 
     select 'embed', entry.batch_id, entry.shard_id, entry.encoder_id, outcomes.sample_key
     from source_entries as entry
+    join source_entries as input on input.shard_id = entry.shard_id and input.stage = 'download'
     join outcomes on outcomes.shard_id = entry.shard_id and outcomes.stage = 'download' and outcomes.status = 'ok'
-    where entry.stage = 'embed'
+    where entry.stage = 'embed' and entry.created_at >= input.created_at
 
     union all
 
     select 'caption', entry.batch_id, entry.shard_id, entry.model_id, outcomes.sample_key
     from source_entries as entry
     join models as model using (model_id)
+    join source_entries as input
+        on input.shard_id = entry.shard_id
+        and input.stage = 'embed'
+        and starts_with(model.encoder_hash, string_split(input.encoder_id, '@')[-1])
     join outcomes
         on outcomes.shard_id = entry.shard_id
         and outcomes.stage = 'embed'
         and outcomes.status = 'ok'
-        and starts_with(model.encoder_hash, string_split(outcomes.variant, '@')[-1])
-    where entry.stage = 'caption'
+        and outcomes.variant = input.encoder_id
+    where entry.stage = 'caption' and entry.created_at >= input.created_at
 ),
 outputs as (
     select sample_key, 'land' as stage, '' as variant from source_urls

@@ -6,7 +6,7 @@ with written as (
     from source_run_entries as link
     join source_files as file using (entry_id)
     join source_captions as caption on caption.file = file.path
-    where link.run_id = $run_id and caption.model_id = $model_id
+    where link.run_id = $run_id and caption.model_id = $model_id and caption.caption <> ''
 ),
 scored as (
     select per_image.sample_key, max(per_image.value) as cider

@@ -1,8 +1,8 @@
--- one row per image and model
+-- one row per image and model; an empty caption is none, the ledger tells of it
 create view captions as
 select
     caption.sample_key,
-    image.image_url,
+    image.url as image_url,
     caption.caption,
     caption.model_id,
     caption.run_id,
@@ -14,7 +14,8 @@ select
     caption.tokens,
     caption.created_at
 from source_captions as caption
-left join source_shards as image using (sample_key);
+left join source_urls as image using (sample_key)
+where caption.caption <> '';
 
 comment on view captions is 'One row per image and model: the captions.';
 comment on column captions.sample_key is 'Names the image in every stage: <batch hash8>-<row>.';

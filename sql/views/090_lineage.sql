@@ -24,18 +24,20 @@ select
     shard.path as image_shard,
     image.member as image_member,
     image.sha256,
-    image.image_url,
+    urls.url as image_url,
     caption.batch_id,
     caption.shard_id,
     caption.clip_score,
     caption.created_at
 from source_captions as caption
 left join models as model using (model_id)
+left join source_urls as urls using (sample_key)
 left join source_shards as image using (sample_key)
 left join embedding_files as embedding
     on embedding.shard_id = caption.shard_id
     and starts_with(model.encoder_hash, string_split(embedding.encoder_id, '@')[-1])
-left join shard_files as shard on shard.shard_id = caption.shard_id;
+left join shard_files as shard on shard.shard_id = caption.shard_id
+where caption.caption <> '';
 
 comment on view lineage is 'One row per caption: caption, model, training run, embedding file, image shard, URL.';
 comment on column lineage.sample_key is 'Names the image in every stage: <batch hash8>-<row>.';

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_lake import BATCH, CAPTIONS, ENCODER, NEW, RUN, SHARDS, key
+from tiny_lake import BATCH, CAPTIONS, ENCODER, NEW, OLD, RUN, SHARDS, key
 
 from clipcap.errors import CheckFailed
 from clipcap.resources import resource
@@ -119,6 +119,31 @@ def test_a_caption_of_an_image_that_is_not_there(tiny, tmp_path):
 def test_an_empty_or_endless_caption(tiny, tmp_path, caption, words):
     tiny.rows(f"captions/{NEW}/{RUN}/{SHARDS[0]}")[0]["caption"] = caption
     assert [row["words"] for row in failures(tiny, tmp_path)["captions_not_empty"]] == [words]
+
+
+def test_an_empty_caption_that_the_ledger_accounts_for(tiny, tmp_path):
+    tiny.rows(f"captions/{NEW}/{RUN}/{SHARDS[0]}")[0]["caption"] = ""
+    tiny.rows(f"{ledger('caption', SHARDS[0])}_{NEW}")[0].update(status="failed", reason="empty")
+    tiny.entries[f"caption/{NEW}/{SHARDS[0]}"]["rows"] = {"ok": 2, "failed": 1}
+    assert failures(tiny, tmp_path) == {}
+
+
+def test_captions_older_than_a_shard_that_was_downloaded_again(tiny, tmp_path):
+    """More images came through this time: the newer model captioned them, the older one was not asked again."""
+    shard = SHARDS[1]
+    tiny.rows(ledger("download", shard))[1].update(status="ok", reason="")
+    tiny.rows(f"shards/{shard}").append({**tiny.rows(f"shards/{shard}")[0], "sample_key": key(5)})
+    tiny.rows(f"{ledger('embed', shard)}_{ENCODER}").append(
+        {**tiny.rows(f"{ledger('embed', shard)}_{ENCODER}")[0], "sample_key": key(5)}
+    )
+    embeddings = tiny.rows(f"embeddings/{ENCODER}/{BATCH}/{shard}")
+    embeddings.append({**embeddings[0], "sample_key": key(5)})
+    tiny.entries[f"download/{BATCH}/{shard}"]["rows"] = {"ok": 3}
+    embed = tiny.entries[f"embed/{ENCODER}/{BATCH}/{shard}"]
+    embed["rows"] = {"ok": 2, "failed": 1}
+    assert {row["variant"] for row in failures(tiny, tmp_path)["rows_conserved"]} == {OLD, NEW}
+    embed["created_at"] = tiny.entries[f"train/{NEW}"]["created_at"]
+    assert {row["variant"] for row in failures(tiny, tmp_path)["rows_conserved"]} == {NEW}
 
 
 @pytest.mark.parametrize("same, of, fires", [(26, 50, True), (25, 50, False), (49, 49, False)])

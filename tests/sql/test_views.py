@@ -108,6 +108,15 @@ def test_captions_has_a_row_for_each_image_and_model(rows):
     ]
 
 
+def test_an_empty_caption_is_none(tiny):
+    tiny.rows(f"captions/{NEW}/{RUN}/{SHARDS[0]}")[0]["caption"] = ""
+    tiny.commit()
+    found = query(tiny.lake, "select (select count(*) from captions) a, (select count(*) from lineage) b").to_pylist()
+    assert found == [{"a": 7, "b": 7}]
+    latest = query(tiny.lake, f"select caption from latest_captions where sample_key = '{key(0)}'").to_pylist()
+    assert latest == [{"caption": "old caption 0"}]
+
+
 def test_latest_captions_are_by_the_newest_model(rows):
     assert rows("select model_id, count(*) from latest_captions group by all") == [(NEW, 4)]
 
