@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from tiny_lake import BATCH, NEW, RUN, SHARDS, key, picture, url
+from tiny_lake import BATCH, NEW, RUN, SHARDS, build, key, picture, url
 
 from clipcap.config import ReportConfig
 from clipcap.errors import WarehouseError
@@ -82,8 +82,13 @@ def render(tiny, images: int = 60) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_shows_captions_references_scores_and_sources(tiny):
-    page = render(tiny)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Page:
+    """The report of the lake as it was built."""
+    return render(build(tmp_path_factory.mktemp("report") / "lake"))
+
+
+def test_shows_captions_references_scores_and_sources(page):
     body = page.texts["body"][0]
     assert {"new caption 0", "new caption 1"} <= {text.strip() for text in page.texts["blockquote"]}
     assert "old caption" not in body  # the run evaluated two models; the newer one is shown
@@ -104,9 +109,9 @@ def test_best_and_worst_are_in_order(tiny):
     assert captions[-2:] == ["new caption 0", "new caption 1"]  # best: CIDEr 1.0; worst: 0.5
 
 
-def test_pictures_are_small_and_without_metadata(tiny):
+def test_pictures_are_small_and_without_metadata(page):
     assert b"PRIVATE NOTE" in picture(0)
-    for image in render(tiny).all("img"):
+    for image in page.all("img"):
         data = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"))
         with Image.open(io.BytesIO(data)) as picture_shown:
             assert (str(picture_shown.width), str(picture_shown.height)) == (image["width"], image["height"])
@@ -121,8 +126,7 @@ def test_the_sample_is_the_same_for_the_same_seed(tiny):
     assert render_report(tiny.lake, RUN, ReportConfig(seed=3)).read_bytes() == first
 
 
-def test_ledger_times_and_configuration(tiny):
-    page = render(tiny)
+def test_ledger_times_and_configuration(page):
     body = page.texts["body"][0]
     assert "HTTP 404" in body and "cannot be decoded" in body and "no URL" in body
     assert "6 of 8 ok" in body and "5 of 6 ok" in body and "4 of 5 ok" in body
@@ -130,8 +134,7 @@ def test_ledger_times_and_configuration(tiny):
     assert cells(page, "download") == ["download", "2", "2", "0", "4.0 s", "6", "1.5"]
 
 
-def test_lineage_and_curve(tiny):
-    page = render(tiny)
+def test_lineage_and_curve(page):
     assert any(f"batches/{BATCH}/shards/{SHARDS[0]}.tar" in text for text in page.texts["li"])
     train, val = (line["points"].split() for line in page.all("polyline"))
     assert len(train) == 3 and len(val) == 2
@@ -156,8 +159,7 @@ def test_hostile_text_is_text(tiny):
     assert page.comments == []
 
 
-def test_loads_nothing_and_runs_only_its_own_script(tiny):
-    page = render(tiny)
+def test_loads_nothing_and_runs_only_its_own_script(page):
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img"))
     assert not [tag for tag, a in page.tags if tag in ("link", "iframe", "object") or (tag != "img" and "src" in a)]
     assert not [attributes for _, attributes in page.tags if "style" in attributes]
