@@ -10,13 +10,14 @@ when no running beam can still beat the worst hypothesis kept for it, and the im
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from clipcap.errors import ModelError, ShapeError
-from clipcap.model.language_model import last_logits, positions_of
+from clipcap.model.language_model import last_logits, positions_of, word_embeddings
 
 NEVER = float("-inf")
 
@@ -132,7 +133,7 @@ def beam_search(
     running = torch.zeros((images, 1), device=device)  # (N, K) summed log-probability; one beam before the first token
     tokens = torch.zeros((images, 1, max_new_tokens), dtype=torch.long, device=device)  # (N, K, M)
     kept = _Kept.empty(images, num_hypotheses, max_new_tokens, device)
-    dtype = language_model.get_input_embeddings().weight.dtype
+    dtype = word_embeddings(language_model).weight.dtype
     logits, cache = last_logits(
         language_model, 1, inputs_embeds=prefix.to(dtype), use_cache=True,
         past_key_values=DynamicCache(config=language_model.config),
@@ -213,7 +214,7 @@ def _take(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[-1]))
 
 
-def _reorder(cache: DynamicCache, rows: Tensor, present: int) -> None:
+def _reorder(cache: Any, rows: Tensor, present: int) -> None:
     """Copies cache rows to the beams that go on: expands, reorders and drops done images in one step."""
     if rows.shape[0] != present or not torch.equal(rows, torch.arange(present, device=rows.device)):
         cache.reorder_cache(rows)

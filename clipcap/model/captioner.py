@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from clipcap.config import CaptionConfig
 from clipcap.errors import EmbeddingError, ShapeError
-from clipcap.model.language_model import last_logits
+from clipcap.model.language_model import last_logits, word_embeddings
 
 VERSION = 1
 """Of the stored format (config.json)."""
@@ -143,7 +143,7 @@ class Captioner(nn.Module):
             )
         prefix = self.prefix(clip_embedding)
         # The last token is predicted, never read. Padding reads as token 0, and only positions after it see it.
-        words = self.language_model.get_input_embeddings()(tokens[:, :-1].clamp(min=0))  # (B, T-1, D)
+        words = word_embeddings(self.language_model)(tokens[:, :-1].clamp(min=0))  # (B, T-1, D)
         inputs = torch.cat([prefix.to(words.dtype), words], dim=1)  # (B, P+T-1, D)
         # The last T positions, P-1 … P+T-2, predict tokens 0 … T-1.
         logits, _ = last_logits(self.language_model, tokens.shape[1], inputs_embeds=inputs, use_cache=False)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -88,9 +89,10 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options = {"trust_remote_code": False, "local_files_only": local_files_only}
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, output_loading_info=True, **options, **safe
     )
+    model, info = loaded
     # transformers only warns, and goes on with random weights in their place.
     broken = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if broken:
@@ -163,9 +165,14 @@ def train_tokenizer(
     )
 
 
+def word_embeddings(language_model: PreTrainedModel) -> nn.Embedding:
+    """Its table of word embeddings."""
+    return cast(nn.Embedding, language_model.get_input_embeddings())
+
+
 def hidden_size_of(language_model: PreTrainedModel) -> int:
     """Size of its word embeddings, which is the size of a prefix vector."""
-    return int(language_model.get_input_embeddings().weight.shape[1])
+    return word_embeddings(language_model).weight.shape[1]
 
 
 def positions_of(language_model: PreTrainedModel) -> int | None:
@@ -173,7 +180,7 @@ def positions_of(language_model: PreTrainedModel) -> int | None:
     return getattr(language_model.config.get_text_config(), "max_position_embeddings", None)
 
 
-def last_logits(language_model: nn.Module, keep: int, **inputs: object) -> tuple[Tensor, object]:
+def last_logits(language_model: PreTrainedModel, keep: int, **inputs: Any) -> tuple[Tensor, Any]:
     """Runs the model and its vocabulary head on the last ``keep`` positions only.
 
     Returns:

@@ -13,7 +13,8 @@ from clipcap.errors import DataError, EmbeddingError, ModelError
 from clipcap.model.checkpoint import load_captioner, weights_hash
 from clipcap.model.language_model import new_language_model
 from clipcap.training.examples import Pairs, TrainingExamples
-from clipcap.training.train import learning_rate, mean_loss, train
+from clipcap.training.loop import learning_rate, mean_loss
+from clipcap.training.train import train
 
 CAPTIONS = [
     "a red circle above a blue square",
