@@ -11,7 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from clipcap.metrics.abbreviations import ABBREVIATIONS, BEFORE_NUMBERS, CAPITALIZED, FILE_ENDINGS, SENTENCE_STARTS
+from clipcap.metrics.abbreviations import (
+    ABBREVIATIONS,
+    BEFORE_NUMBERS,
+    CAPITALIZED,
+    FILE_ENDINGS,
+    NOT_ALL_CAPITALS,
+    SENTENCE_STARTS,
+)
 from clipcap.metrics.characters import LETTERS, MARKS, SYMBOLS
 
 DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."])
@@ -54,24 +61,25 @@ def _ends_in_abbreviation(lowered: str) -> bool:
 _LETTER = rf"[A-Za-z{LETTERS}{MARKS}\u00ad]"
 _CHAR = rf"[A-Za-z0-9{LETTERS}{MARKS}\u00ad]"
 _WORD = rf"{_LETTER}{_CHAR}*"
+_PART = rf"[A-Za-z0-9{LETTERS}\u00ad]+"
 _JOINED = rf"{_WORD}(?:[.!?]{_WORD})*"
 _CURLY = r"['\u2019\x92]"
 _QUOTE = rf"(?:{_CURLY}|&apos;)"
 _CLITIC = r"(?:[sdm]|ll|re|ve)"
 _NUMBER = r"(?:[0-9]*(?:[.:,\u00ad\u066b\u066c][0-9]+)+|[0-9]+)"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
-_COMPOUND = rf"(?:-(?:[dlo]{_CURLY}{_CHAR}{{2,}}|{_CHAR}+))"
+_HYPHEN = r"[-_\u058a\u2010\u2011]"
+_ELIDED = rf"[dlo]{_QUOTE}[A-Za-z0-9{LETTERS}]{{2,}}"
+_COMPOUND = rf"{_PART}(?:{_HYPHEN}{_PART})*"
 
 
-def _any_of(words: str | frozenset[str]) -> str:
-    listed = words.split() if isinstance(words, str) else sorted(words)
-    return "|".join(re.escape(word) for word in sorted(listed, key=len, reverse=True))
+def _any_of(words: frozenset[str]) -> str:
+    return "|".join(re.escape(word) for word in sorted(words, key=lambda word: (-len(word), word)))
 
 
-def _any_title(words: str | frozenset[str]) -> str:
+def _any_title(words: frozenset[str]) -> str:
     """The words as they begin a sentence: a capital first, the rest in any case."""
-    listed = words.split() if isinstance(words, str) else sorted(words)
-    return "|".join(rf"{word[0].upper()}(?i:{word[1:]})" for word in listed)
+    return "|".join(rf"{word[0].upper()}(?i:{word[1:]})" for word in sorted(words))
 
 
 def _glue(token: str) -> str:
@@ -114,15 +122,15 @@ _rule(rf"([A-Za-z]*?[A-MO-Za-mo-z])n{_QUOTE}t", _straighten, re.IGNORECASE)
 _rule(rf"n{_QUOTE}t", _straighten, re.IGNORECASE)
 _rule(rf"({_JOINED}){_QUOTE}{_CLITIC}", flags=re.IGNORECASE)
 _rule(rf"[dDlLjJ]{_QUOTE}|([yY]{_QUOTE}){_LETTER}")
-_rule(rf"[dDlLoO]{_QUOTE}{_CHAR}{{2,}}{_COMPOUND}*")
-_rule(rf"[A-HJ-XZn]{_QUOTE}[A-Za-z]{{2,}}")
+_rule(rf"(?:{_PART}-)*{_ELIDED}(?:{_HYPHEN}(?:{_ELIDED}|{_PART}))*", flags=re.IGNORECASE)
+_rule(rf"[A-HJ-XZn]{_QUOTE}{_LETTER}{{2,}}")
 _rule(rf"{_LETTER}+[aeiouyAEIOUY]{_CURLY}[aeiouA-Z][A-Za-z]*")
 _rule(rf"(?:ol|somethin|dunkin){_CURLY}|[A-Za-z]*qu{_CURLY}[aeiou][a-z]+|c{_CURLY}est", flags=re.IGNORECASE)
 _rule(r"e'er|c'mon|nor'easter|ev'ry|nat'l|s'mores|cont'd\.|l'?i'l", flags=re.IGNORECASE)
 
 # Words, compounds, numbers.
 _rule(_JOINED)
-_rule(rf"{_CHAR}+(?:_{_CHAR}+)*{_COMPOUND}*(?:[-_]{_CHAR}+)*")
+_rule(_COMPOUND)
 _rule(rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_INITIALS}|[A-Za-z0-9\u00ad]+))+")
 _rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}")
 _rule(rf"[-+]?{_NUMBER}")
@@ -133,25 +141,26 @@ _rule(r"[0-9]{2,4}[ -][0-9]{3,4}[ -][0-9]{3,5}|[0-9]{3} [0-9]{3}-[0-9]{4}", _glu
 # Full stops that stay.
 _rule(rf"(?:{_any_of(ABBREVIATIONS)})\.", flags=re.IGNORECASE)
 _rule(rf"(?:{_any_title(CAPITALIZED)})\.")
+_rule(rf"(?!(?-i:[A-Z]+)\.)(?:{_any_of(NOT_ALL_CAPITALS)})\.", flags=re.IGNORECASE)
 _rule(rf"((?:{_any_of(BEFORE_NUMBERS)})\.)\s?[0-9]", flags=re.IGNORECASE)
 _rule(rf"[A-Za-z]\.(?!\s+(?:{_any_title(SENTENCE_STARTS)}|M[rs]\.)(?:\s|$))")
 _rule(_INITIALS)
-_rule(rf"((?:{_JOINED}|{_CHAR}+(?:[-_]{_CHAR}+)*)\.)[,;:\u3001]")
+_rule(rf"((?:{_JOINED}|{_COMPOUND})\.)[,;:\u3001]")
 
 # Addresses, names and signs.
 _rule(r"-[lr][rcs]b-", flags=re.IGNORECASE)
 _rule(r"https?://[^\s\"<>|()]*[^\s\"<>|().!?,;-]", flags=re.IGNORECASE)
 _rule(r"www\.(?:[^\s\"<>|.!?(){},]+\.)*[^\s\"<>|.!?(){},]+", flags=re.IGNORECASE)
-_rule(r"(?:mailto:)?[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")
-_rule(r"<[A-Za-z0-9][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9._-]*>")
-_rule(rf"{_CHAR}+(?:\.{_CHAR}+)*\.(?:{_any_of(FILE_ENDINGS)})(?![A-Za-z])", flags=re.IGNORECASE)
+_rule(r"<?[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|().{}]+\.)*[^\s\"<>|().{}]+>?")
+_rule(rf"{_PART}(?:\.{_PART})*\.(?:{_any_of(FILE_ENDINGS)})(?=[\s.,!?]|$)", flags=re.IGNORECASE)
 _rule(r"@[A-Za-z_][A-Za-z_0-9]*")
 _rule(rf"#{_LETTER}+")
 _rule(r"[A-Z]{1,3}\$|[A-Z]+&[A-Z]+|[cC]\+\+|[cCfF]#")
 _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\|@{\[\]](?![A-Za-z0-9])", _spell_brackets)
-_rule(r"\(?(?:\^_\^|-_-|=_=|>_<)\)?", _spell_brackets)
+_rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>']_[-^x=~<>']\)|\(--\)", _spell_brackets)
 
 # What is left: runs of a sign, then single characters.
+_rule(r"(?:\\\*)+")
 _rule(r"[!?]+|_+|@+|#+|\*+|<<|>>|-{5,}|''|``")
 _rule(r"-{2,4}|[\x96\x97\u2013-\u2015]", lambda token: "--")
 _rule(r"\.{3,4}|[\x85\u2026]", lambda token: "...")
@@ -163,7 +172,10 @@ _SINGLE = {
     "\u00a3": "#", "\u20ac": "$", "\u00a4": "$", "\u20a0": "$", "\x80": "$", "\u00a2": "cents",
     "\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3",
 }  # fmt: skip
-_rule("[\u2018\u2019\u201c\u201d]+", lambda token: "".join(map(_SINGLE.__getitem__, token)))
+_rule(
+    "[\u2018\u2019\u201c\u201d\u2039\u203a\u00ab\u00bb\u201b\x91-\x94]{1,2}",
+    lambda token: "".join(map(_SINGLE.__getitem__, token)),
+)
 _rule(rf"[!-/:-@\[-`{{-~\x80\x91-\x94\u2039\u203a\u201b{SYMBOLS}]", lambda token: _SINGLE.get(token, token))
 
 _SPACE = re.compile(rf"[^!-~\u00ad\x80\x85\x91-\x97{LETTERS}{MARKS}{SYMBOLS}]+")
