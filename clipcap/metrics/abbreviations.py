@@ -34,7 +34,7 @@ SENTENCE_STARTS = frozenset(
 FILE_ENDINGS = frozenset(
     """
     bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql
-    tar txt wav xml zip
+    tar txt wav x xml zip
     """.split()  # noqa: SIM905
 )
 """Hold a name with digits and a full stop together."""

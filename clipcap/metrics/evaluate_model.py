@@ -85,7 +85,7 @@ def evaluate_model(
     """
     with Recorder(
         lake, "evaluate", f"evaluate/{model_id}/{config.split}/{key[:12]}", key, run_id,
-        model_id=model_id, run_id=run_id, split=config.split,
+        model_id=model_id, split=config.split,
     ) as out:  # fmt: skip
         references = read_references(lake, shards, config.split)
         candidates = {

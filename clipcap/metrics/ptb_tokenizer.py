@@ -106,7 +106,7 @@ def _rule(pattern: str, change: Callable[[str], str] | None = None, flags: int =
 
 # Markup.
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": "."}
-_rule(r"<!--.*?-->|<[!?][A-Za-z][^>]*>", _glue)
+_rule(r"<!--.{0,999}?-->|<[!?][A-Za-z][^>]*>", _glue)
 _rule(r"</?[A-Za-z][A-Za-z0-9:.-]*(?:\s+[A-Za-z][^<>]*|\s*/?)>", _glue)
 _rule(r"&(?:amp|lt|gt|quot|apos|nbsp);", lambda token: _ENTITIES[token.lower()], re.IGNORECASE)
 _rule(r"&#[0-9]+;|&[aeiouAEIOU](?:acute|grave|uml|circ);")
@@ -136,7 +136,7 @@ _rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}
 _rule(rf"[-+]?{_NUMBER}")
 _rule(r"[0-9]{1,4}[- ]?[0-9]{1,4}[/\u2044][0-9]{1,4}", _glue)
 _rule(r"\([0-9]{2,3}\)[ -]?[0-9]{3,4}[- ]?[0-9]{3,5}", lambda token: _spell_brackets(_glue(token)))
-_rule(r"[0-9]{2,4}[ -][0-9]{3,4}[ -][0-9]{3,5}|[0-9]{3} [0-9]{3}-[0-9]{4}", _glue)
+_rule(r"(?:\+?[0-9]{2,4}-)?[0-9]{2,4}[ -][0-9]{3,4}[ -]?[0-9]{3,5}", _glue)
 
 # Full stops that stay.
 _rule(rf"(?:{_any_of(ABBREVIATIONS)})\.", flags=re.IGNORECASE)
@@ -151,13 +151,13 @@ _rule(rf"((?:{_JOINED}|{_COMPOUND})\.)[,;:\u3001]")
 _rule(r"-[lr][rcs]b-", flags=re.IGNORECASE)
 _rule(r"https?://[^\s\"<>|()]*[^\s\"<>|().!?,;-]", flags=re.IGNORECASE)
 _rule(r"www\.(?:[^\s\"<>|.!?(){},]+\.)*[^\s\"<>|.!?(){},]+", flags=re.IGNORECASE)
-_rule(r"<?[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|().{}]+\.)*[^\s\"<>|().{}]+>?")
+_rule(r"<?[A-Za-z0-9][^\s\"<>|(){}]{0,63}@(?:[^\s\"<>|().{}]+\.)*[^\s\"<>|().{}]+>?")
 _rule(rf"{_PART}(?:\.{_PART})*\.(?:{_any_of(FILE_ENDINGS)})(?=[\s.,!?]|$)", flags=re.IGNORECASE)
 _rule(r"@[A-Za-z_][A-Za-z_0-9]*")
 _rule(rf"#{_LETTER}+")
-_rule(r"[A-Z]{1,3}\$|[A-Z]+&[A-Z]+|[cC]\+\+|[cCfF]#")
+_rule(r"[A-Z]+\$|[A-Z]+[&+][A-Z]+|[cC]\+\+|[cCfF]#")
 _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\|@{\[\]](?![A-Za-z0-9])", _spell_brackets)
-_rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>']_[-^x=~<>']\)|\(--\)", _spell_brackets)
+_rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>']_?[-^x=~<>']\)", _spell_brackets)
 
 # What is left: runs of a sign, then single characters.
 _rule(r"(?:\\\*)+")
@@ -199,4 +199,4 @@ def _tokens(text: str) -> Iterator[str]:
         end = best.end(best.lastindex) if best.lastindex else best.end()
         token = text[place:end]
         place = end
-        yield (change(token) if change else token).replace("\u00ad", "").lower()
+        yield (change(token) if change else token).replace("\u00ad", "").lower() or "-"
