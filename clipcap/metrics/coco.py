@@ -19,7 +19,7 @@ _BLEU = ("03_bleu_counts", "04_bleu_per_image", "05_bleu_corpus")
 _CIDER = ("06_cider_per_image", "07_cider_corpus")
 
 # One thread sums in one order, so equal inputs give equal bits; the work is too small to gain from more.
-_SETTINGS = {"threads": "1"}
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {"threads": 1}
 
 Value = tuple[float, dict[str, float]]
 """A metric over the whole set, and for each image."""

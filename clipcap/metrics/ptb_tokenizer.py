@@ -4,6 +4,10 @@ Published caption metrics are computed on Penn Treebank tokens as one particular
 3.4.1, lower-cased, its punctuation then dropped). This is an independent description of what comes out of it: at each
 place every rule is tried and the longest match wins, ties going to the rule that stands first. The rules were found
 by experiment and hold for captions; the oddities are kept, since a metric that mends them is another metric.
+
+Known to differ: a caption is read by itself here, while the original reads a whole file, where the next line's first
+word can decide a full stop ("no." before "5"); some numbers in several groups; an abbreviation stuck to one letter
+("Jr.X").
 """
 
 from __future__ import annotations
