@@ -274,7 +274,7 @@ def models_list(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug 
     rows = models(_lake(data_dir))
     if as_json:
         return console.print_json(rows)
-    columns = ("model_id", "is_production", "mapper", "language_model", "best_val_loss", "bleu_4", "cider", "created_at")
+    columns = ("model_id", "is_production", "mapper", "language_model", "best_val_loss", "bleu_4", "cider")
     return console.print_table(rows, columns=columns)
 
 

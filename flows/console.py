@@ -20,6 +20,11 @@ stdout = Console()
 stderr = Console(stderr=True)
 
 
+# Idle threads of torch's pool sleep instead of spinning: beside a downloader, a server or another job on the same
+# cores, spinning made a training ten times slower. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def quiet_prefect(debug: bool) -> None:
     """Set before prefect is imported: no analytics, no wall of log lines, time for a slow machine to start."""
     defaults = {

@@ -9,6 +9,7 @@ from prefect import flow
 from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.manifest import Entry
+from clipcap.training.train_model import Shard
 from flows.caption import caption
 from flows.download import download
 from flows.embed import embed
@@ -42,10 +43,14 @@ def caption_nightly(
     say("nightly", f"{len(batches)} batch(es), model {model.meta['model_id']}")
     context.used.append(model)
     with local_results(context.lake):
+        shards: list[Shard] = []
+        captions: list[Entry] = []
         for batch in batches:
             context.used.append(batch)
-            shards = embed(context, download(context, batch), model.meta["encoder"])
-            captions = caption(context, shards, model)
+            new = embed(context, download(context, batch), model.meta["encoder"])
+            captions += caption(context, new, model)
+            shards += new
+        if captions:
             evaluate(context, model, captions, shards)
         report = publish(context)
     made = [entry for entry in context.used if entry.run_id == context.run_id]

@@ -29,7 +29,7 @@ def pipeline(
         limit: land only the first rows of the source.
 
     Returns:
-        run_id, model_id, metrics, and the report's path.
+        run_id, batch_id, model_id, split, images and metrics of the evaluation, and the report's path.
     """
     context = RunContext.of(load_config(config, overrides or []), "pipeline", data_dir)
     with local_results(context.lake):
@@ -43,6 +43,7 @@ def pipeline(
         "run_id": context.run_id,
         "batch_id": batch.meta["batch_id"],
         "model_id": model.meta["model_id"],
+        "split": scores.meta["split"] if scores else "",
         "images": scores.meta["images"] if scores else 0,
         "metrics": scores.meta["metrics"] if scores else {},
         "report": report,

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from clipcap.storage.lake import Lake
 
 _FIVE = """
-    select c.image_url, c.caption, i."references" as "references"
+    select c.image_url, c.caption, i.reference_captions
     from captions c join images i using (sample_key)
-    where c.model_id = '{model_id}' and i.split = '{split}'
+    where c.model_id = '{model_id}' and ('{split}' = '' or i.split = '{split}')
     order by hash(c.sample_key) limit 5
 """
 
@@ -70,10 +70,10 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
         has_control = any(name.endswith("_shuffled") for name in metrics)
         columns = ("metric", "value", "embeddings exchanged") if has_control else ("metric", "value")
         console.print_table(rows, title=f"{outcome['model_id']} on {outcome['images']:,} images", columns=columns)
-    split = "test" if metrics else ""
-    for row in query(lake, _FIVE.format(model_id=outcome["model_id"], split=split)).to_pylist():
+    five = _FIVE.format(model_id=outcome["model_id"], split=outcome["split"])
+    for row in query(lake, five).to_pylist():
         typer.echo(f"\n{row['image_url']}\n  caption    {console.shown(row['caption'])}")
-        for reference in row["references"] or []:
+        for reference in row["reference_captions"] or []:
             typer.echo(f"  reference  {console.shown(reference)}")
     typer.echo(f"\n{outcome['report']}")
 

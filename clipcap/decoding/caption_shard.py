@@ -63,7 +63,7 @@ def caption_shard(
     settings = captioner.settings
     with Recorder(
         lake, "caption", f"caption/{settings.model_id}/{batch_id}/{shard_id}", key, run_id,
-        model_id=settings.model_id, run_id=run_id, batch_id=batch_id, shard_id=shard_id,
+        model_id=settings.model_id, batch_id=batch_id, shard_id=shard_id,
     ) as out:  # fmt: skip
         from clipcap.decoding.caption import generate
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -176,23 +176,32 @@ class EntryIndex:
 
 
 def commit_generation(
-    lake: Lake, entries: Iterable[Entry] = (), run: Run | None = None, promotion: Promotion | None = None
+    lake: Lake,
+    entries: Iterable[Entry] = (),
+    run: Run | None = None,
+    promotion: Promotion | None = None,
+    drop: Collection[str] = (),
 ) -> Generation:
     """Publishes entries as the next generation.
 
-    An entry replaces one with the same id. The new manifest is created exclusively; where another process was
+    An entry replaces one with the same id; ``drop`` names ids that are left out from now on. The new manifest is created exclusively; where another process was
     faster, its generation is read and merged into. Returns the current generation unchanged where nothing is new.
     """
     entries = list(entries)
+
+    def merge(base: Generation) -> dict[str, Entry]:
+        kept = {id: entry for id, entry in base.entries.items() if id not in drop}
+        return kept | {entry.id: entry for entry in entries}
+
     while True:
         base = read_current(lake)
-        merged = {**base.entries, **{e.id: e for e in entries}}
+        merged = merge(base)
         if merged == base.entries and run is None and promotion is None:
             return base
         number = base.number + 1
         while lake.manifest(number).exists():  # its run was killed before it moved CURRENT, or is about to
             base = read_generation(lake, number)
-            merged = {**base.entries, **{e.id: e for e in entries}}
+            merged = merge(base)
             number += 1
         new = Generation(
             number=number,
@@ -228,7 +237,8 @@ class Recorder:
     """
 
     def __init__(self, lake: Lake, stage: str, entry_id: str, key: str, run_id: str, **meta: Any) -> None:
-        self.lake, self.stage, self.id, self.key, self.run_id, self.meta = lake, stage, entry_id, key, run_id, meta
+        self.lake, self.stage, self.id, self.key, self.run_id = lake, stage, entry_id, key, run_id
+        self.meta = {"run_id": run_id, **meta}
         self.files: list[FileRecord] = []
         self.rows: dict[str, int] = {}
         self.entry: Entry

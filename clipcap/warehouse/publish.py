@@ -53,19 +53,36 @@ def publish(
         promotion = Promotion(
             model_id=trained[-1], reason="the first model of this lake", created_at=datetime.now(UTC)
         )
-    warnings = _check(lake, current, new, run, promotion)
-    generation = commit_generation(lake, new, run, promotion)
+    stale = _stale(current, entries)
+    warnings = _check(lake, current, new, run, promotion, stale)
+    generation = commit_generation(lake, new, run, promotion, stale)
     ensure_catalog(lake)
     return Published(generation.number, run_id, True, warnings)
 
 
+def _stale(current: Generation, used: Sequence[Entry]) -> set[str]:
+    """Ids of what was made of shards that the run cut or downloaded anew: other rows stand under their names now."""
+    fresh = {(e.id, e.key) for e in used}
+    batches = {e.meta["batch_id"] for e in used if e.stage == "download"}
+    recut = {
+        (e.meta["batch_id"], e.meta["shard_id"])
+        for e in current.of_stage("download")
+        if e.meta["batch_id"] in batches and (e.id, e.key) not in fresh
+    }
+    return {
+        e.id
+        for e in current.entries.values()
+        if (e.meta.get("batch_id"), e.meta.get("shard_id")) in recut and (e.id, e.key) not in fresh
+    }
+
+
 def _check(
-    lake: Lake, current: Generation, new: Sequence[Entry], run: Run, promotion: Promotion | None
+    lake: Lake, current: Generation, new: Sequence[Entry], run: Run, promotion: Promotion | None, stale: set[str]
 ) -> list[CheckResult]:
     """Runs every check on a catalog of the generation that is about to be; returns the warnings that fired."""
     candidate = current.model_copy(
         update={
-            "entries": {**current.entries, **{entry.id: entry for entry in new}},
+            "entries": {id: e for id, e in current.entries.items() if id not in stale} | {e.id: e for e in new},
             "runs": [*current.runs, run],
             "promotions": current.promotions + ([promotion] if promotion else []),
         }

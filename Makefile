@@ -1,0 +1,44 @@
+# Every target prepares what it needs; `make help` lists them.
+SHELL := /bin/bash
+DATA := $(or $(CLIPCAP_DATA_DIR),data)
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The first interpreter that really runs and is 3.11 or 3.12.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+# Idle OpenMP threads sleep instead of spinning, which matters on few or shared cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help install run test test-slow check bench clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv with everything that the default run and the tests need.
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "needs Python 3.11 or 3.12: install one, or name it with make PYTHON=…"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	@echo "installing into .venv (about 2 GB; two minutes the first time) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@# img2dataset asks for this backport of 2018, which shadows the standard library's module.
+	@$(BIN)/python -m pip uninstall --quiet --yes dataclasses 2>/dev/null || true
+	@touch $(STAMP)
+
+run: install ## Caption the built-in sample, from download to report.
+	@$(BIN)/clipcap run configs/sample.toml --data-dir $(DATA)/sample
+
+test: install ## Run the default test suite.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-slow: install ## Run what needs a server and a worker.
+	@$(BIN)/python -m pytest -m slow
+
+check: install ## Lint, types, layers.
+	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py
+
+bench: install ## Benchmarks; each prints one JSON document.
+	@for f in tests/benchmarks/*.py; do $(BIN)/python $$f; done
+
+clean: ## Remove the environment and caches, not the data.
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache dist build
