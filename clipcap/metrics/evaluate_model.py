@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from clipcap.config import CaptionConfig, EvaluateConfig
 from clipcap.embedding.store import read_embeddings
 from clipcap.errors import DataError
-from clipcap.metrics.evaluate import score
+from clipcap.metrics.evaluate import KNOWN, score
 from clipcap.storage.commit import commit_table
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Entry, Recorder, digest
@@ -98,7 +98,7 @@ def evaluate_model(
         }
         if not candidates:
             raise DataError(f"nothing to evaluate: no captioned image of split {config.split!r} has a reference")
-        scores = score(candidates, references)
+        scores = score(candidates, references, KNOWN)
         corpus = dict(scores.corpus)
         if config.shuffled_control and captioner is not None:
             exchanged = _caption_exchanged(lake, captioner, shards, sorted(candidates), decoding)
