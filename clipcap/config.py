@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,7 +82,7 @@ class EmbedConfig(Section):
 
 class LanguageModelConfig(Section):
     name: str = "gpt2"
-    """A causal language model of transformers (hub name or folder); "scratch" is a new GPT-2 with its own tokenizer."""
+    """A causal language model of transformers: hub name, or folder ("./…", relative to the config), or "scratch"."""
     tune: bool = False
     """Whether the language model learns too; one from scratch always does."""
     layers: Positive = 4
@@ -210,13 +211,22 @@ def _override(values: dict[str, Any], assignment: str) -> None:
 
 def _anchor(values: dict[str, Any], folder: Path) -> None:
     """Makes the file's relative paths relative to the file, whichever folder the command runs in."""
-    for section, key in (("dataset", "source"), ("dataset", "images"), ("serve", "folder")):
-        text = values.get(section, {}).get(key)
-        if isinstance(text, str) and text and "://" not in text and not text.startswith("builtin:"):
-            values[section][key] = str((folder / text).resolve())
-    encoder = values.get("embed", {}).get("encoder")
-    if isinstance(encoder, str) and encoder.startswith("local-dir:"):
-        values["embed"]["encoder"] = "local-dir:" + str((folder / encoder.removeprefix("local-dir:")).resolve())
+
+    def anchor(section: Any, key: str, prefix: str = "", is_path: Callable[[str], bool] = lambda text: True) -> None:
+        text = section.get(key) if isinstance(section, dict) else None
+        if isinstance(text, str) and text.startswith(prefix) and is_path(text):
+            section[key] = prefix + str((folder / text.removeprefix(prefix)).resolve())
+
+    def is_file(text: str) -> bool:
+        return bool(text) and "://" not in text and not text.startswith("builtin:")
+
+    anchor(values.get("dataset"), "source", is_path=is_file)
+    anchor(values.get("dataset"), "images", is_path=is_file)
+    anchor(values.get("serve"), "folder", is_path=is_file)
+    anchor(values.get("embed"), "encoder", prefix="local-dir:")
+    train = values.get("train")
+    language_model = train.get("language_model") if isinstance(train, dict) else None
+    anchor(language_model, "name", is_path=lambda text: text.startswith(("./", "../", "/")))
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:

@@ -317,3 +317,7 @@ def main() -> None:
             raise
         typer.echo(f"unexpected: {type(error).__name__}: {error} (add --debug for the traceback)", err=True)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

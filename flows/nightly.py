@@ -15,7 +15,7 @@ from flows.download import download
 from flows.embed import embed
 from flows.evaluate import evaluate
 from flows.publish import publish
-from flows.stages import RunContext, local_results, say
+from flows.stages import RunContext, say
 
 
 @flow(name="caption-nightly", flow_run_name="nightly {config}")
@@ -39,24 +39,53 @@ def caption_nightly(
     """
     context = RunContext.of(load_config(config, overrides or []), "caption-nightly", data_dir)
     model = _model(context, model_id)
-    batches = [b for b in context.index.of_stage("land") if not batch_ids or b.meta["batch_id"] in batch_ids]
+    batches = _batches(context, batch_ids or [])
     say("nightly", f"{len(batches)} batch(es), model {model.meta['model_id']}")
     context.used.append(model)
-    with local_results(context.lake):
-        shards: list[Shard] = []
-        captions: list[Entry] = []
-        for batch in batches:
-            context.used.append(batch)
-            new = embed(context, download(context, batch), model.meta["encoder"])
-            captions += caption(context, new, model)
-            shards += new
-        if captions:
-            evaluate(context, model, captions, shards)
-        report = publish(context)
+    shards: list[Shard] = []
+    captions: list[Entry] = []
+    for batch in batches:
+        context.used.append(batch)
+        new = embed(context, _downloaded(context, batch), model.meta["encoder"])
+        captions += caption(context, new, model)
+        shards += new
+    if captions:
+        evaluate(context, model, captions, shards)
+    report = publish(context)
     made = [entry for entry in context.used if entry.run_id == context.run_id]
     if not made:
         say("nightly", "nothing new: every batch is captioned by this model already")
     return {"run_id": context.run_id, "model_id": model.meta["model_id"], "new": len(made), "report": report}
+
+
+def _batches(context: RunContext, wanted: list[str]) -> list[Entry]:
+    """The wanted batches, all by default.
+
+    Raises:
+        DataError: one of them did not land.
+    """
+    landed = {entry.meta["batch_id"]: entry for entry in context.index.of_stage("land")}
+    if unknown := [batch_id for batch_id in wanted if batch_id not in landed]:
+        raise DataError(f"no batch {', '.join(unknown)} in the lake; there are: {', '.join(landed) or 'none'}")
+    return [landed[batch_id] for batch_id in wanted or landed]
+
+
+def _downloaded(context: RunContext, batch: Entry) -> list[Entry]:
+    """A batch's shards as they were published, however they were cut and filtered; downloaded where there are none.
+
+    Batches land and are downloaded under many configurations. A night run under another shard size than a batch's
+    own must not fetch that batch again, least of all from a server of a sample that is described otherwise now.
+    """
+    published = context.index.generation.entries
+    stand = [
+        entry for entry in context.index.of_stage("download")
+        if entry.meta["batch_id"] == batch.meta["batch_id"] and published.get(entry.id) == entry
+    ]  # fmt: skip
+    if sum(sum(entry.rows.values()) for entry in stand) != batch.rows["ok"]:
+        return download(context, batch)
+    context.used += stand
+    say("download", f"{len(stand)} cached")
+    return stand
 
 
 def _model(context: RunContext, model_id: str) -> Entry:

@@ -12,7 +12,7 @@ from flows.download import download, land
 from flows.embed import embed
 from flows.evaluate import evaluate
 from flows.publish import publish
-from flows.stages import RunContext, local_results
+from flows.stages import RunContext
 from flows.train import train
 
 
@@ -32,13 +32,12 @@ def pipeline(
         run_id, batch_id, model_id, split, images and metrics of the evaluation, and the report's path.
     """
     context = RunContext.of(load_config(config, overrides or []), "pipeline", data_dir)
-    with local_results(context.lake):
-        batch = land(context, limit)
-        shards = embed(context, download(context, batch))
-        model = train(context, shards)
-        captions = caption(context, shards, model)
-        scores = evaluate(context, model, captions, shards)
-        report = publish(context)
+    batch = land(context, limit)
+    shards = embed(context, download(context, batch))
+    model = train(context, shards)
+    captions = caption(context, shards, model)
+    scores = evaluate(context, model, captions, shards)
+    report = publish(context)
     return {
         "run_id": context.run_id,
         "batch_id": batch.meta["batch_id"],

@@ -8,7 +8,7 @@ from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.lake import Lake, resolve_data_dir
 from clipcap.storage.manifest import read_current
-from flows.stages import RunContext, local_results, say
+from flows.stages import RunContext, say
 from tasks.publish import publish_run, report_run
 
 
@@ -49,6 +49,5 @@ def publish_report(config: str = "sample", data_dir: str | None = None, run_id: 
     runs = read_current(lake).runs
     if not runs:
         raise DataError(f"the lake {lake.root} has no published run yet: `clipcap run` makes one")
-    with local_results(lake):
-        path: str = report_run(str(lake.root), run_id or runs[-1].run_id, settings.report)
+    path: str = report_run(str(lake.root), run_id or runs[-1].run_id, settings.report)
     return path

@@ -33,10 +33,10 @@ def validate_inputs(config: Config, limit: int | None) -> None:
     if name.model != folder and not Path(folder).is_dir():
         raise ModelError(f"embed.encoder: there is no folder {folder}; correct the path after local-dir:")
     read_landing(config, limit)
-    if config.train.language_model.name != "scratch" and Path(config.train.language_model.name).is_absolute():
-        from clipcap.model.language_model import load_language_model
+    if config.train.language_model.name != "scratch":
+        from clipcap.model.language_model import find_language_model
 
-        load_language_model(config.train.language_model.name)
+        find_language_model(config.train.language_model.name)
 
 
 def print_plan(plan: dict[str, Any]) -> None:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
 log = logging.getLogger("clipcap.flows")
+# A deployment's runs show our lines (PREFECT_LOGGING_EXTRA_LOGGERS in prefect.yaml); Prefect adds the handler and
+# leaves the level to us, and Python's default would drop everything below a warning.
+if logging.getLogger("clipcap").level == logging.NOTSET:
+    logging.getLogger("clipcap").setLevel(logging.INFO)
 
 
 @dataclass
@@ -92,8 +96,9 @@ def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int
             continue
         while len(under_way) >= parallel:
             collect()
-        # A miss is a miss: what Prefect remembers of this key was made of files that are gone.
-        task = job.task().with_options(refresh_cache=True)
+        # A miss is a miss: what Prefect remembers of this key was made of files that are gone. Its small results
+        # lie below the lake; the flow's own default cannot be changed any more once the flow is running.
+        task = job.task().with_options(refresh_cache=True, result_storage=Path(context.lake.prefect_results))
         parameters = {"key": job.key, "data_dir": str(context.lake.root), **job.parameters()}
         under_way.append((position, job, task.submit(**parameters)))
     while under_way:
@@ -114,10 +119,3 @@ def _say_outcome(stage: str, entries: list[Entry], cached: int, failed: int) -> 
     new = len(entries) - cached
     parts = [f"{new} new" if new else "", f"{cached} cached" if cached else "", f"{failed} FAILED" if failed else ""]
     say(stage, f"{', '.join(p for p in parts if p) or 'nothing to do'}{' · ' + counts if counts else ''}")
-
-
-def local_results(lake: Lake) -> Any:
-    """Settings under which Prefect keeps the tasks' small results below the lake."""
-    from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
-
-    return temporary_settings({PREFECT_LOCAL_STORAGE_PATH: Path(lake.prefect_results)})

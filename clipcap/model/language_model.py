@@ -13,6 +13,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPT2Config,
@@ -64,24 +65,46 @@ def load_language_model(name: str, safetensors_only: bool = False) -> tuple[PreT
     return model, tokenizer
 
 
-def _from_hub(name: str, **safe: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    advice = (
-        "give an existing folder, a name on the Hugging Face hub (with internet, or downloaded before), "
-        'or "scratch" for a new GPT-2'
-    )
+_ADVICE = (
+    "give an existing folder, a name on the Hugging Face hub (with internet, or downloaded before), "
+    'or "scratch" for a new GPT-2'
+)
+
+
+def find_language_model(name: str) -> None:
+    """Sees whether a language model can be had, without loading it, so that a long run does not fail at its end.
+
+    Raises:
+        ModelError: no folder with a config.json, nothing downloaded before, and the hub does not know it.
+    """
+    if Path(name).expanduser().is_dir():
+        if not (Path(name).expanduser() / "config.json").is_file():
+            raise ModelError(f"language model {name!r}: the folder has no config.json: {_ADVICE}")
+        return
+    try:
+        AutoConfig.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError):
+        _ask_hub(name)
+
+
+def _ask_hub(name: str) -> None:
     try:
         from huggingface_hub import HfApi
 
-        HfApi().model_info(name, timeout=10)  # one question first: from_pretrained asks for 20 s where nobody answers
+        HfApi().model_info(name, timeout=10)  # one question: from_pretrained asks for 20 s where nobody answers
     except Exception as error:  # its own kinds, and any of the HTTP client below it
         raise ModelError(
             f"language model {name!r} not found: no such folder, and the hub did not give it "
-            f"({type(error).__name__}): {advice}"
+            f"({type(error).__name__}): {_ADVICE}"
         ) from None
+
+
+def _from_hub(name: str, **safe: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    _ask_hub(name)
     try:
         return _from_pretrained(name, local_files_only=False, **safe)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"language model {name!r} cannot be loaded ({_first_line(error)}): {advice}") from None
+        raise ModelError(f"language model {name!r} cannot be loaded ({_first_line(error)}): {_ADVICE}") from None
 
 
 def _from_pretrained(
