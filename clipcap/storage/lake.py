@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipcap.errors import ConfigError
 
-_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_@=+-]{0,120}$")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@=+-]{0,120}")
 
 
 def new_run_id() -> str:
@@ -29,7 +29,7 @@ def _part(name: str) -> str:
     Raises:
         ConfigError: the identifier is empty or has a slash, a dot or anything else unexpected.
     """
-    if not _ID.match(name):
+    if not _ID.fullmatch(name):
         raise ConfigError(f"{name!r} is not an identifier: use letters, digits, '-', '_' and '@' only")
     return name
 

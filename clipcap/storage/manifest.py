@@ -121,7 +121,7 @@ def read_generation(lake: Lake, number: int) -> Generation:
         return Generation.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise DataError(
-            f"the manifest {file} cannot be read ({type(error).__name__}): put an older number of "
+            f"the manifest {file} cannot be read ({type(error).__name__}): move it away and put an older number of "
             f"{lake.manifests} into {lake.current} to go back to that generation"
         ) from None
 
@@ -153,9 +153,10 @@ class EntryIndex:
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
+        pending = read_pending(lake)  # first: what is published meanwhile moves from here to there
         self.generation = read_current(lake)
         self._entries = {(e.id, e.key): e for e in self.generation.entries.values()}
-        self._entries.update({(e.id, e.key): e for e in read_pending(lake)})
+        self._entries.update({(e.id, e.key): e for e in pending})
 
     def find(self, entry_id: str, key: str) -> Entry | None:
         """The entry with this id and key, if each of its files still stands with its size."""
@@ -184,8 +185,9 @@ def commit_generation(
 ) -> Generation:
     """Publishes entries as the next generation.
 
-    An entry replaces one with the same id; ``drop`` names ids that are left out from now on. The new manifest is created exclusively; where another process was
-    faster, its generation is read and merged into. Returns the current generation unchanged where nothing is new.
+    An entry replaces one with the same id; ``drop`` names ids that are left out from now on. The new manifest is
+    created exclusively; where another process was faster, its generation is read and merged into. Returns the current
+    generation unchanged where nothing is new.
     """
     entries = list(entries)
 
@@ -212,10 +214,22 @@ def commit_generation(
         )
         if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(number), exclusive=True):
             break
-    commit_bytes(str(number).encode(), lake.current)
+    _point_current_at(lake, number)
     for entry in entries:
         _pending_file(lake, entry).unlink(missing_ok=True)
     return new
+
+
+def _point_current_at(lake: Lake, number: int) -> None:
+    """Moves CURRENT, never back: another process may have published a later generation since ours was created.
+
+    Whoever creates a manifest moves CURRENT afterwards, so if no later one exists after our own move, none is undone.
+    """
+    while True:
+        commit_bytes(str(number).encode(), lake.current)
+        if not lake.manifest(number + 1).exists():
+            return
+        number += 1
 
 
 def digest(value: Any) -> str:
