@@ -18,9 +18,9 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
 
 class Section(BaseModel):
-    """Unknown keys are errors; values are immutable once read."""
+    """Unknown keys are errors, as are nan and inf; values are immutable once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DatasetConfig(Section):
