@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from typing import Any
 
+log = logging.getLogger("clipcap.flows")
+
+TIMEOUT_S = 30.0
+"""A server that does not answer holds nobody up for longer; the nightly run needs no event."""
+
 
 def emit(event: str, resource: str, payload: dict[str, Any]) -> bool:
-    """Emits a Prefect event about a batch, a model or a run.
+    """Emits a Prefect event about a batch, a model or a run, and waits until the server has it.
 
     Returns:
-        False where no server is configured: nothing was emitted, and nothing was started to emit it.
+        False where nothing was emitted: no server is configured (then nothing is started to emit it), or the one that
+        is configured cannot be reached (then a warning says so).
     """
-    if not _api_url():
+    url = _api_url()
+    if not url:
         return False
-    from prefect.events import emit_event
+    from prefect.events import Event
 
-    emitted = emit_event(
-        event=event, resource={"prefect.resource.id": f"{event.rpartition('.')[0]}.{resource}"}, payload=payload
-    )
-    return emitted is not None
+    prefects_own = logging.getLogger("prefect.events.clients")
+    about = {"prefect.resource.id": f"{event.rpartition('.')[0]}.{resource}"}
+    prefects_own.disabled = True  # what fails is said once, below
+    try:
+        # Not prefect's emit_event: it hands the event to a thread, and says that it was emitted before it knows.
+        asyncio.run(asyncio.wait_for(_send(Event(event=event, resource=about, payload=payload)), TIMEOUT_S))
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        log.warning("the Prefect server at %s cannot be reached, so %s was not emitted: %s", url, event, reason)
+        return False
+    finally:
+        prefects_own.disabled = False
+    return True
+
+
+async def _send(event: Any) -> None:
+    from prefect.events import get_events_client
+
+    async with get_events_client(reconnection_attempts=1, checkpoint_every=1) as client:
+        await client.emit(event)
 
 
 def _api_url() -> str | None:
