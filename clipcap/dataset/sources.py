@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ class SourceRow:
     split: str = ""
     sha256: str = ""
     """Of the bytes, where the source is local: the same path with new bytes is a new batch."""
+    problem: str = ""
+    """Why it cannot be used, where reading the source showed that already."""
 
 
 def read_source(config: Config) -> list[SourceRow]:
@@ -63,8 +66,8 @@ def read_source(config: Config) -> list[SourceRow]:
 
 def problem_of(row: SourceRow, local: bool) -> str:
     """Why a row cannot be used, "" if it can. ``file:`` URLs are for sources that are local themselves."""
-    if not row.url:
-        return "no URL"
+    if row.problem or not row.url:
+        return row.problem or "no URL"
     try:
         parts = urlsplit(row.url)
         host = parts.hostname
@@ -92,6 +95,11 @@ def _text(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
+def _whole(text: str) -> str:
+    """JSON may hold half a surrogate pair, which no file can store; it becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _url_list(path: Path) -> Iterator[SourceRow]:
     try:
         if path.suffix == ".csv":
@@ -102,9 +110,10 @@ def _url_list(path: Path) -> Iterator[SourceRow]:
             table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise SourceError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from None
-    if "url" not in table.column_names:
-        raise SourceError(f"{path} has the columns {', '.join(table.column_names)}; expected one named 'url'")
-    wanted = [name for name in ("url", "caption", "captions", "split") if name in table.column_names]
+    wanted = [name for name in table.column_names if name in ("url", "caption", "captions", "split")]
+    if "url" not in wanted or len(wanted) != len(set(wanted)):
+        found = ", ".join(table.column_names)
+        raise SourceError(f"{path} has the columns {found}; expected one named 'url', and none of a name twice")
     for batch in table.select(wanted).to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             captions = row.get("captions") or row.get("caption") or []
@@ -135,8 +144,8 @@ def _karpathy(path: Path, images: str) -> Iterator[SourceRow]:
         items = json.loads(path.read_text(encoding="utf-8"))["images"]
         parsed = [
             (
-                "/".join(part for part in (item.get("filepath", ""), item["filename"]) if part),
-                [_text(s["raw"]) for s in item.get("sentences", []) if _text(s["raw"])],
+                _whole("/".join(part for part in (item.get("filepath", ""), item["filename"]) if part)),
+                [_whole(_text(s["raw"])) for s in item.get("sentences", []) if _text(s["raw"])],
                 _text(item.get("split")),
             )
             for item in items
@@ -150,5 +159,7 @@ def _karpathy(path: Path, images: str) -> Iterator[SourceRow]:
     for name, captions, split in parsed:
         if "://" in base:
             yield SourceRow(f"{base.rstrip('/')}/{quote(name)}", captions, split)
+        elif "\0" in name or os.path.isabs(name) or os.path.normpath(name).startswith("../"):
+            yield SourceRow(name, captions, split, problem=f"names a file outside the folder {base}")
         else:
             yield _local_row(Path(base) / name, captions, split)
