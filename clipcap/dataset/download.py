@@ -120,6 +120,7 @@ def _read_results(folder: Path, expected: int, log: Path) -> dict[str, Fetched]:
     """Believes only complete files: statistics that count every row, and a parquet that has every row."""
     out = folder / "out"
     try:
+        os.replace(out / "00000.tar", folder / "00000.tar")
         counted = json.loads((out / "00000_stats.json").read_text())["count"]
         table = pq.read_table(out / "00000.parquet")
     except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
@@ -130,7 +131,6 @@ def _read_results(folder: Path, expected: int, log: Path) -> dict[str, Fetched]:
             f"img2dataset accounts for {counted} rows in its statistics and {table.num_rows} in its parquet; "
             f"expected {expected}"
         )
-    os.replace(out / "00000.tar", folder / "00000.tar")
     return {
         row["sample_key"]: Fetched(row["key"], row["status"] == "success", row["error_message"] or "", row["sha256"])
         for row in table.select(["sample_key", "key", "status", "error_message", "sha256"]).to_pylist()

@@ -8,15 +8,16 @@ import json
 import tarfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clipcap.errors import ShardError
+from clipcap.errors import ClipCapError, ShardError, TransientError
 from clipcap.storage.commit import commit_table, writing
 from clipcap.storage.ledger import Outcome
 
@@ -72,16 +73,19 @@ def pack_shard(
 
     Raises:
         ShardError: bytes do not have the hash that the downloader computed.
+        TransientError: the downloader's tar cannot be read, or lacks an image that it reported.
     """
     outcomes: list[Outcome] = []
     kept: list[dict[str, Any]] = []
-    with tarfile.open(raw_tar) as raw, writing(tar) as aside:
+    with _open(raw_tar, "r:", TransientError, "try again") as raw, writing(tar) as aside:
         members = {member.name.partition(".")[0]: member for member in raw if not member.name.endswith(".json")}
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as packed:
             for row in sorted(rows.to_pylist(), key=lambda row: row["sample_key"]):
                 key, result = row["sample_key"], fetched[row["sample_key"]]
                 data = b""
                 if result.is_ok:
+                    if result.member not in members:
+                        raise TransientError(f"{raw_tar.name} lacks the image of {key}, said to be there; try again")
                     stream = raw.extractfile(members[result.member])
                     data = stream.read() if stream else b""
                     if hashlib.sha256(data).hexdigest() != result.sha256:
@@ -100,6 +104,16 @@ def pack_shard(
                     _add(packed, f"{key}.json", json.dumps(entry, ensure_ascii=False).encode())
     commit_table(pa.Table.from_pylist(kept, schema=SCHEMA), table)
     return outcomes
+
+
+@contextmanager
+def _open(tar: Path, mode: Literal["r:", "r|"], kind: type[ClipCapError], advice: str) -> Iterator[tarfile.TarFile]:
+    """Opens a tar; that it is damaged, found now or while it is read, is told as an error of ``kind``."""
+    try:
+        with tarfile.open(tar, mode) as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise kind(f"{tar} cannot be read to its end ({error}): {advice}") from None
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -134,12 +148,12 @@ def read_shard(tar: Path, table: Path) -> tuple[list[dict[str, Any]], Iterator[b
     """The rows of a shard and, streamed in the same order, the bytes of each image.
 
     Raises:
-        ShardError: while iterating, where the tar does not hold what the parquet says.
+        ShardError: while iterating, where the tar is damaged or does not hold what the parquet says.
     """
     rows = pq.read_table(table).to_pylist()
 
     def stream() -> Iterator[bytes]:
-        with tarfile.open(tar, "r|") as archive:
+        with _open(tar, "r|", ShardError, "delete it, and the next run downloads it again") as archive:
             wanted = iter(rows)
             row = next(wanted, None)
             for member in archive:
