@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,34 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data, and there is none at {folder} (set CLIPCAP_SHARED)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prefect with a database, a home and results of its own, started once for all tests that run a flow or a task."""
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        PREFECT_LOCAL_STORAGE_PATH,
+        PREFECT_LOGGING_LEVEL,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        PREFECT_SERVER_ANALYTICS_ENABLED,
+        PREFECT_SERVER_LOGGING_LEVEL,
+        temporary_settings,
+    )
+    from prefect.testing.utilities import prefect_test_harness
+
+    home = tmp_path_factory.mktemp("prefect")
+    settings = {
+        PREFECT_HOME: home,
+        PREFECT_LOCAL_STORAGE_PATH: home / "storage",
+        PREFECT_LOGGING_LEVEL: "CRITICAL",
+        PREFECT_LOGGING_TO_API_ENABLED: False,
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        PREFECT_SERVER_LOGGING_LEVEL: "CRITICAL",
+    }
+    with (
+        temporary_settings(settings, restore_defaults={PREFECT_API_URL}),
+        prefect_test_harness(server_startup_timeout=180),
+    ):
+        yield
