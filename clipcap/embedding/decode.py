@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipcap.errors import ImageDecodeError, TransientError
 
@@ -52,6 +52,8 @@ def decode(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
             with Image.open(io.BytesIO(data)) as image:
                 image.load()
                 return np.asarray(_resize(_to_rgb(ImageOps.exif_transpose(image)), preprocessing))
+    except UnidentifiedImageError:  # its own words name a memory address, so no two runs would agree
+        raise ImageDecodeError("cannot be decoded: not an image that Pillow knows") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, … for bad bytes
         raise ImageDecodeError(f"cannot be decoded: {error or type(error).__name__}") from None
 
@@ -80,7 +82,9 @@ def _resize(image: Image.Image, to: Preprocessing) -> Image.Image:
         size = (to.width, int(to.width * height / width))
     else:
         size = (int(to.height * width / height), to.height)
-    resample = Image.Resampling.BILINEAR if to.interpolation == "bilinear" else Image.Resampling.BICUBIC
+    # open_clip takes its default, bicubic, wherever it fits the shorter edge to a target that is not square
+    is_bilinear = to.interpolation == "bilinear" and (to.resize_mode != "shortest" or to.width == to.height)
+    resample = Image.Resampling.BILINEAR if is_bilinear else Image.Resampling.BICUBIC
     if size != image.size:
         image = image.resize(size, resample)
     return _crop_or_pad(image, to)
