@@ -12,10 +12,12 @@ What it does, from random weights and on the CPU:
 4. Writes the folder in open_clip's format (weights as float16 safetensors) and measures it on held-out scenes with
    a fresh linear probe and with image-text retrieval; ``--measure`` does only that.
 
-    python scripts/train_sample_encoder.py              # about 20 minutes on two cores
+    python scripts/train_sample_encoder.py              # 30 minutes on two cores that were busy with other work
     python scripts/train_sample_encoder.py --measure
 
-The same seed, thread count and library versions give the same weights.
+The same seed, thread count, library versions and kind of processor give the same weights. The shipped ones measured
+(1,000 held-out scenes): top-1 pair there 1.000, mean average precision 0.998, all pairs right 0.984, retrieval among
+100 scenes 0.990. On a busy machine OMP_WAIT_POLICY=passive trains two to three times as fast.
 """
 
 from __future__ import annotations
