@@ -21,10 +21,19 @@ from clipcap.storage.manifest import Entry, Recorder, digest
 VERSION = 1
 
 
+def _libraries() -> dict[str, str]:
+    """Versions of what changes pixels or vectors."""
+    return {name: version(name) for name in ("pillow", "open_clip_torch", "torch")}
+
+
 def embed_key(shard: Entry, encoder: Encoder) -> str:
-    """Cache key: the images' bytes, the encoder's weights and preprocessing, and libraries that change pixels."""
-    libraries = {name: version(name) for name in ("pillow", "open_clip_torch", "torch")}
-    return digest([VERSION, shard.file("shard_tar").sha256, encoder.hash, libraries])
+    """Cache key: the images' bytes, the encoder's weights and preprocessing, and libraries that change vectors."""
+    return digest([VERSION, shard.file("shard_tar").sha256, encoder.hash, _libraries()])
+
+
+def _made_with() -> str:
+    """What beside the encoder and the images decides a vector; in an entry's meta, so that old ones are not reused."""
+    return digest([VERSION, _libraries()])[:12]
 
 
 def embed_shard(
@@ -49,7 +58,7 @@ def embed_shard(
     batch_id, shard_id = shard.meta["batch_id"], shard.meta["shard_id"]
     with Recorder(
         lake, "embed", f"embed/{encoder.id}/{batch_id}/{shard_id}", key, run_id,
-        batch_id=batch_id, shard_id=shard_id, encoder_id=encoder.id, encoder=encoder.name,
+        batch_id=batch_id, shard_id=shard_id, encoder_id=encoder.id, encoder=encoder.name, made_with=_made_with(),
     ) as out:  # fmt: skip
         rows, images = read_shard(
             lake.absolute(shard.file("shard_tar").path), lake.absolute(shard.file("shard").path)
@@ -120,7 +129,10 @@ def _known(lake: Lake, others: Iterable[str], hashes: set[str]) -> dict[str, np.
 
 
 class HashIndex:
-    """Which file of an encoder holds the vector of which image; read once, then kept current by the run."""
+    """Which file of an encoder holds the vector of which image; read once, then kept current by the run.
+
+    Vectors that another version of the stage or of its libraries made are left out: the key promises new ones.
+    """
 
     def __init__(self, lake: Lake, entries: Iterable[Entry]) -> None:
         self._lake = lake
@@ -129,6 +141,8 @@ class HashIndex:
             self.add(entry)
 
     def add(self, embed: Entry) -> None:
+        if embed.meta.get("made_with") != _made_with():
+            return
         path = embed.file("embeddings").path
         for sha in pq.read_table(self._lake.absolute(path), columns=["sha256"])["sha256"].to_pylist():
             self._file_of.setdefault(sha, path)

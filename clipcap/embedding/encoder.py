@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import textwrap
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from clipcap.storage.manifest import digest
 
 if TYPE_CHECKING:
     import torch
+
+_HASHED = (".json", ".safetensors", ".bin", ".pth", ".pt")  # of a local folder: what open_clip may read there
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Encoder:
         """Identifies weights and preprocessing. Local files are hashed as they lie, without loading them."""
         folder = self._local_folder
         if folder is not None:
-            files = [f for f in sorted(folder.iterdir()) if f.suffix in (".json", ".safetensors", ".bin", ".pt")]
+            files = [f for f in sorted(folder.iterdir()) if f.suffix in _HASHED]
             if not files:
                 raise ModelError(f"encoder {self.name!r}: {folder} is no open_clip folder (no open_clip_config.json)")
             return digest([[f.name, sha256_of(f)] for f in files])
@@ -88,7 +91,8 @@ class Encoder:
         """The folder name of its embeddings: a readable name and the start of the hash."""
         label = self.name.removeprefix("local-dir:").rstrip("/").removeprefix("hf-hub:")
         label = Path(label).name if self.name.startswith("local-dir:") else label
-        return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', label).strip('-')[:60]}@{self.hash[:12]}"
+        label = re.sub(r"[^A-Za-z0-9_-]+", "-", label)[:60].strip("-_") or "encoder"
+        return f"{label}@{self.hash[:12]}"
 
     @property
     def _local_folder(self) -> Path | None:
@@ -118,10 +122,11 @@ class Encoder:
         try:
             model = open_clip.create_model(
                 self._asked.model, pretrained=self._asked.pretrained or None, device=self.device,
-                require_pretrained=not self._asked.model.startswith("local-dir:"),
+                require_pretrained=True,  # else a folder without weights would embed with random ones
             )  # fmt: skip
         except Exception as error:  # open_clip, huggingface_hub and torch each raise their own kinds
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            first = textwrap.shorten(first, 400, placeholder=" …")  # open_clip lists every model that it knows
             raise ModelError(
                 f"encoder {self.name!r} cannot be loaded: {first}; check the name with open_clip.list_pretrained(), "
                 "or give a folder as local-dir:…"
