@@ -1,0 +1,218 @@
+"""The embed stage: equal to open_clip, each image once, every row accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from clipcap.config import DownloadConfig, EmbedConfig
+from clipcap.dataset.land import URLS_SCHEMA, ShardJob
+from clipcap.dataset.scenes import render_jpeg, scene
+from clipcap.dataset.shards import Fetched, pack_shard
+from clipcap.embedding import embed as module
+from clipcap.embedding.embed import HashIndex, embed_key, embed_shard
+from clipcap.embedding.encoder import Encoder
+from clipcap.embedding.store import read_embeddings
+from clipcap.errors import EmbeddingError
+from clipcap.resources import resource
+from clipcap.storage.lake import Lake
+from clipcap.storage.ledger import write_ledger
+from clipcap.storage.manifest import Entry, EntryIndex, Recorder
+
+BATCH = "toy-0a1b2c3d"
+CONFIG = EmbedConfig(encoder="builtin:sample", device="cpu", batch_size=3, workers=0)
+
+
+def jpeg(number: int) -> bytes:
+    return render_jpeg(scene(number, 5, 80))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path / "lake")
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder("builtin:sample", "cpu")
+
+
+@pytest.fixture
+def encoded(encoder: Encoder, monkeypatch) -> list[int]:
+    """Rows of each forward pass."""
+    rows: list[int] = []
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, pixels: (rows.append(len(pixels)), encode(self, pixels))[1])
+    return rows
+
+
+def download(lake: Lake, images: list[bytes], index: int = 0) -> Entry:
+    """A downloaded shard without a downloader."""
+    job = ShardJob(BATCH, f"0a1b2c3d-{index:05d}", 0, len(images))
+    keys = [f"0a1b2c3d-{index * 100 + n:07d}" for n in range(len(images))]
+    raw = lake.scratch / "raw.tar"
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(raw, "w") as archive:
+        for key, data in zip(keys, images, strict=True):
+            info = tarfile.TarInfo(f"{key}.jpg")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    fetched = {k: Fetched(k, True, "", hashlib.sha256(d).hexdigest()) for k, d in zip(keys, images, strict=True)}
+    rows = [{"sample_key": key, "url": f"http://a/{key}", "captions": [], "split": ""} for key in keys]
+    tar, table = lake.shard(BATCH, job.shard_id, "tar"), lake.shard(BATCH, job.shard_id, "parquet")
+    ledger = lake.ledger("download", BATCH, job.shard_id)
+    entry_id = f"download/{BATCH}/{job.shard_id}"
+    with Recorder(lake, "download", entry_id, "k", "", batch_id=BATCH, shard_id=job.shard_id) as out:
+        outcomes = pack_shard(
+            pa.Table.from_pylist(rows, schema=URLS_SCHEMA), fetched, raw, tar, table, job, DownloadConfig()
+        )
+        out.rows = write_ledger(ledger, "download", BATCH, job.shard_id, outcomes)
+        out.add("shard_tar", tar), out.add("shard", table), out.add("ledger", ledger)
+    return out.entry
+
+
+def embed(lake: Lake, shard: Entry, encoder: Encoder, **options) -> Entry:
+    config = CONFIG.model_copy(update=options.pop("config", {}))
+    return embed_shard(lake, shard, encoder, config, embed_key(shard, encoder), "run", **options)
+
+
+def stored(lake: Lake, entry: Entry):
+    return read_embeddings([lake.absolute(entry.file("embeddings").path)])
+
+
+def ledger(lake: Lake, entry: Entry) -> list[tuple[str, str, str]]:
+    rows = pq.read_table(lake.absolute(entry.file("ledger").path)).to_pylist()
+    return [(row["sample_key"][-3:], row["status"], row["reason"]) for row in rows]
+
+
+def test_vectors_are_those_of_open_clip(lake: Lake, encoder: Encoder):
+    import open_clip
+    import torch
+
+    images = [jpeg(n) for n in range(7)]
+    entry = embed(lake, download(lake, images), encoder)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{resource('assets') / 'sample_encoder'}")
+    with torch.inference_mode():
+        batch = torch.stack([preprocess(Image.open(io.BytesIO(data))) for data in images])
+        expected = model.eval().encode_image(batch).numpy()
+    got = stored(lake, entry)
+    assert got.keys == [f"0a1b2c3d-{n:07d}" for n in range(7)]
+    assert got.sha256 == [hashlib.sha256(data).hexdigest() for data in images]
+    vectors = got.vectors.astype(np.float64)
+    cosine = (vectors * expected).sum(1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(expected, axis=1)
+    assert (1 - cosine < 1e-3).all()
+    np.testing.assert_allclose(vectors, expected, rtol=2e-3, atol=2e-3)  # not normalised, rounded to float16
+    assert got.info.encoder == "builtin:sample" and got.info.encoder_hash == encoder.hash
+    assert got.info.clip_dim == entry.meta["clip_dim"] == 256 and not got.info.normalized
+
+
+def test_the_entry_is_found_and_has_its_place(lake: Lake, encoder: Encoder):
+    shard = download(lake, [jpeg(0)])
+    entry = embed(lake, shard, encoder)
+    assert entry.id == f"embed/{encoder.id}/{BATCH}/0a1b2c3d-00000"
+    assert entry.file("embeddings").path == f"embeddings/{encoder.id}/{BATCH}/0a1b2c3d-00000.parquet"
+    assert EntryIndex(lake).find(entry.id, embed_key(shard, encoder)) == entry
+    assert entry.rows == {"ok": 1}
+
+
+def test_each_unique_image_is_encoded_once_within_a_shard(lake: Lake, encoder: Encoder, encoded: list[int]):
+    a, b, c = (jpeg(n) for n in range(3))
+    entry = embed(lake, download(lake, [a, b, a, a, c, b]), encoder)
+    assert sum(encoded) == 3
+    vectors = stored(lake, entry).vectors
+    assert len(vectors) == 6 and entry.rows == {"ok": 6}
+    for one, two in ((0, 2), (0, 3), (1, 5)):
+        np.testing.assert_array_equal(vectors[one], vectors[two])
+    assert len(np.unique(vectors, axis=0)) == 3
+
+
+def test_each_unique_image_is_encoded_once_across_shards(lake: Lake, encoder: Encoder, encoded: list[int]):
+    a, b, c, d = (jpeg(n) for n in range(4))
+    first, second = download(lake, [a, b, c], 0), download(lake, [c, d, a], 1)
+    one = embed(lake, first, encoder)
+    index = HashIndex(lake, [one])
+    assert index.files_for(second) == [one.file("embeddings").path]
+    two = embed(lake, second, encoder, others=index.files_for(second))
+    assert encoded == [3, 1]
+    np.testing.assert_array_equal(stored(lake, two).vectors[[0, 2]], stored(lake, one).vectors[[2, 0]])
+    alone = Lake(lake.root.parent / "alone")
+    np.testing.assert_array_equal(
+        stored(lake, two).vectors, stored(alone, embed(alone, download(alone, [c, d, a], 1), encoder)).vectors
+    )
+
+
+def test_the_index_learns_from_each_new_shard_and_forgets_other_versions(lake: Lake, encoder: Encoder, monkeypatch):
+    first, second = download(lake, [jpeg(0)], 0), download(lake, [jpeg(0)], 1)
+    index = HashIndex(lake, [])
+    assert index.files_for(second) == []
+    one = embed(lake, first, encoder)
+    index.add(one)
+    assert index.files_for(second) == [one.file("embeddings").path]
+    monkeypatch.setattr(module, "version", lambda name: "99.0")
+    assert embed_key(first, encoder) != one.key
+    assert HashIndex(lake, [one]).files_for(second) == [], "the key promises vectors of the new versions"
+
+
+def test_images_that_cannot_be_decoded_have_their_row_and_stop_nothing(
+    lake: Lake, encoder: Encoder, encoded: list[int]
+):
+    cut = jpeg(9)[: len(jpeg(9)) // 2]
+    shard = download(lake, [jpeg(0), cut, jpeg(1), cut, jpeg(2)])
+    assert shard.rows == {"ok": 5}, "the header is whole, so downloading cannot know"
+    entry = embed(lake, shard, encoder)
+    rows = ledger(lake, entry)
+    assert [(key, status) for key, status, _ in rows] == [
+        ("000", "ok"), ("001", "failed"), ("002", "ok"), ("003", "failed"), ("004", "ok"),
+    ]  # fmt: skip
+    assert all("truncated" in reason for _, status, reason in rows if status == "failed")
+    assert entry.rows == {"ok": 3, "failed": 2}
+    assert stored(lake, entry).keys == [f"0a1b2c3d-{n:07d}" for n in (0, 2, 4)]
+    assert sum(encoded) == 3
+
+
+def test_a_shard_of_broken_or_of_no_images_gives_an_empty_file(lake: Lake, encoder: Encoder):
+    for index, images in enumerate(([jpeg(0)[: len(jpeg(0)) // 2]], [])):
+        entry = embed(lake, download(lake, images, index), encoder)
+        assert stored(lake, entry).vectors.shape == (0, 256)
+        assert len(ledger(lake, entry)) == len(images)
+
+
+@pytest.mark.parametrize("config", [{"batch_size": 1}, {"batch_size": 64}, {"workers": 2}], ids=str)
+def test_speed_settings_change_no_vector(lake: Lake, encoder: Encoder, config: dict):
+    shard = download(lake, [jpeg(n) for n in range(4)])
+    expected = stored(lake, embed(lake, shard, encoder)).vectors.astype(np.float32)
+    got = stored(lake, embed(lake, shard, encoder, config=config)).vectors
+    np.testing.assert_allclose(got, expected, atol=2e-3, rtol=2e-3)
+
+
+def test_values_that_are_not_finite_stop_the_stage_and_write_nothing(lake: Lake, encoder: Encoder, monkeypatch):
+    monkeypatch.setattr(Encoder, "encode", lambda self, pixels: np.full((len(pixels), 256), np.nan, np.float32))
+    with pytest.raises(EmbeddingError, match="not finite"):
+        embed(lake, download(lake, [jpeg(0)]), encoder)
+    assert not (lake.root / "embeddings").exists() or not list((lake.root / "embeddings").rglob("*.parquet"))
+    assert EntryIndex(lake).of_stage("embed") == []
+
+
+def test_the_key_follows_images_weights_and_versions(lake: Lake, encoder: Encoder, tmp_path: Path, monkeypatch):
+    shard = download(lake, [jpeg(0), jpeg(1)])
+    key = embed_key(shard, encoder)
+    assert embed_key(download(lake, [jpeg(0), jpeg(1)]), encoder) == key
+    assert embed_key(download(lake, [jpeg(1), jpeg(0)]), encoder) != key
+    folder = Path(shutil.copytree(resource("assets") / "sample_encoder", tmp_path / "copy"))
+    assert embed_key(shard, Encoder(f"local-dir:{folder}")) == key, "the same weights elsewhere are the same"
+    weights = folder / "open_clip_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert embed_key(shard, Encoder(f"local-dir:{folder}")) != key
+    monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
+    assert embed_key(shard, encoder) != key
