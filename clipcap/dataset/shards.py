@@ -73,7 +73,7 @@ def pack_shard(
 
     Raises:
         ShardError: bytes do not have the hash that the downloader computed.
-        TransientError: the downloader's tar cannot be read, or lacks an image that it reported.
+        TransientError: the downloader's tar cannot be read, or what it reported is not all there.
     """
     outcomes: list[Outcome] = []
     kept: list[dict[str, Any]] = []
@@ -81,8 +81,10 @@ def pack_shard(
         members = {member.name.partition(".")[0]: member for member in raw if not member.name.endswith(".json")}
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as packed:
             for row in sorted(rows.to_pylist(), key=lambda row: row["sample_key"]):
-                key, result = row["sample_key"], fetched[row["sample_key"]]
-                data = b""
+                key = row["sample_key"]
+                if key not in fetched:
+                    raise TransientError(f"the downloader says nothing of {key} ({row['url']}); try again")
+                result, data = fetched[key], b""
                 if result.is_ok:
                     if result.member not in members:
                         raise TransientError(f"{raw_tar.name} lacks the image of {key}, said to be there; try again")
