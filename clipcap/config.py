@@ -114,6 +114,8 @@ class TrainConfig(Section):
     """MLP mapper only: hidden units; 0 is the published prefix_length * hidden_size / 2."""
     normalize: bool = True
     """L2-normalise embeddings; stored with the model, so that captioning does the same."""
+    standardize: bool = True
+    """Learn on embeddings of mean 0 and variance 1; folded into the mapper's first layer, the layout stays."""
     embedding_noise: Annotated[float, Field(ge=0.0)] = 0.0
     """Standard deviation of Gaussian noise, times 1/sqrt(clip_dim), added to training embeddings."""
     epochs: Positive = 10

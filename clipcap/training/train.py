@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from clipcap.model.language_model import hidden_size_of, load_language_model, ne
 from clipcap.model.mapping import build_mapper
 from clipcap.training.examples import Pairs, TrainingExamples
 from clipcap.training.loop import Progress, Run
+from clipcap.training.standardize import standardized
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def train(
         examples = tokenise(train_pairs)
         val = tokenise(val_pairs, where="validation") if val_pairs.texts else None
         run = Run(captioner, examples, val, config, began, on_step)
-        best_loss, best_epoch = run.all_epochs()
+        with standardized(captioner, examples.embeddings) if config.standardize else nullcontext():
+            best_loss, best_epoch = run.all_epochs()
 
     duration = time.perf_counter() - began
     result = TrainingResult(
