@@ -81,6 +81,12 @@ def small_run(prefect_harness: None, tmp_path_factory: pytest.TempPathFactory) -
     return SmallRun(lake, overrides, port, outcome)
 
 
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    """The overrides of the small run, but for the port."""
+    return SMALL
+
+
 @pytest.fixture
 def copied(small_run: SmallRun, tmp_path: Path) -> Lake:
     """The lake of the small run, copied with its times."""
