@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +42,7 @@ def expand(inputs: Iterable[str]) -> list[str]:
     """Folders become the images in them (at any depth, by name); files and URLs stay."""
     images: list[str] = []
     for text in inputs:
-        if "://" not in text and Path(text).is_dir():
+        if "://" not in text and os.path.isdir(text):
             found = [str(f) for f in sorted(Path(text).rglob("*")) if f.suffix.lower() in IMAGE_EXTENSIONS]
             images += found or [text]
         else:
@@ -65,8 +67,8 @@ def caption_images(
         for row in batch:
             try:
                 pixels.append(decode(_read(row.image), encoder.preprocessing))
-            except (ImageDecodeError, OSError, ValueError) as error:
-                row.status, row.reason = "failed", str(error)
+            except (ImageDecodeError, OSError, ValueError, HTTPException) as error:
+                row.status, row.reason = "failed", str(error) or type(error).__name__
         good = [row for row in batch if row.status == "ok"]
         if good:
             embeddings = encoder.encode(np.stack(pixels))
@@ -79,7 +81,7 @@ def caption_images(
 def _read(image: str) -> bytes:
     """Raises OSError or ValueError with a reason for a person."""
     if "://" not in image:
-        if Path(image).is_dir():
+        if os.path.isdir(image):
             raise OSError("a folder without images")
         try:
             return Path(image).read_bytes()
