@@ -133,7 +133,7 @@ def land(
     counts = ", ".join(f"{count:,} {status}" for status, count in entry.rows.items())
     typer.echo(f"{landing.batch_id}: {counts}{'' if known is None else ' (landed before)'}")
     if not emitted:
-        typer.echo("no event was emitted (PREFECT_API_URL is not set); the nightly run finds the batch", err=True)
+        typer.echo("no event was emitted (no Prefect server was reached); the nightly run finds the batch", err=True)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The shipped sample configuration keeps what the README says of it (minutes of training, so not in the default suite)."""
+"""The shipped sample keeps what the README says of it (minutes of training, so not in the default suite)."""
 
 from __future__ import annotations
 
