@@ -98,6 +98,7 @@ def test_orientation_is_applied(orientation: int):
 @pytest.mark.parametrize(
     "exif", [b"Exif\0\0", b"Exif\0\0garbage that is no TIFF", b"Exif\0\0MM\0*\0\0\xff\xff", b"\0" * 9]
 )
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_an_image_with_broken_exif_is_still_an_image(exif: bytes):
     image = noise(16, 16)
     data = saved(image, "JPEG", quality=95, exif=exif)
