@@ -170,7 +170,7 @@ class Config(Section):
     """The whole file."""
 
     data_dir: str = ""
-    """The lake's root, relative to the current folder; --data-dir comes before it, CLIPCAP_DATA_DIR and ./data after."""
+    """The lake's root, relative to the current folder; --data-dir goes before, CLIPCAP_DATA_DIR and ./data after it."""
     dataset: DatasetConfig = DatasetConfig()
     serve: ServeConfig = ServeConfig()
     sample: SampleConfig = SampleConfig()
