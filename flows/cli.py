@@ -57,7 +57,7 @@ def _lake(data_dir: str | None, must_exist: bool = True) -> Any:
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k, coco.")],
+    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.")],
     set_: Set = None,
     limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
@@ -84,7 +84,11 @@ def run(
     console.quiet_prefect(debug)
     from flows.pipeline import pipeline
 
-    outcome = pipeline(config=config, overrides=set_ or [], data_dir=data_dir, limit=limit)
+    try:
+        outcome = pipeline(config=config, overrides=set_ or [], data_dir=data_dir, limit=limit)
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was finished is kept, and the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
     return console.print_json(outcome) if as_json else results.print_run(_lake_of(settings, data_dir), outcome)
 
 
@@ -303,9 +307,6 @@ def main() -> None:
     """Runs the command line; every expected error becomes one clear line and its exit code."""
     try:
         app()
-    except KeyboardInterrupt:
-        console.stderr.print("stopped; what was finished is kept, the next run goes on from there")
-        sys.exit(130)
     except ClipCapError as error:
         if _state["debug"]:
             raise

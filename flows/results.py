@@ -15,14 +15,6 @@ from flows import console
 if TYPE_CHECKING:
     from clipcap.storage.lake import Lake
 
-_FIVE = """
-    select c.image_url, c.caption, i.reference_captions
-    from captions c join images i using (sample_key)
-    where c.model_id = '{model_id}' and ('{split}' = '' or i.split = '{split}')
-    order by hash(c.sample_key) limit 5
-"""
-
-
 def validate_inputs(config: Config, limit: int | None) -> None:
     """Fails before any flow starts where the source or the encoder cannot be used."""
     from clipcap.dataset.land import read_landing
@@ -58,6 +50,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     """Metrics, five captions beside their references, and last the report's path."""
+    from clipcap.warehouse.catalog import statement
     from clipcap.warehouse.queries import query
 
     metrics = outcome["metrics"]
@@ -70,8 +63,8 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
         has_control = any(name.endswith("_shuffled") for name in metrics)
         columns = ("metric", "value", "embeddings exchanged") if has_control else ("metric", "value")
         console.print_table(rows, title=f"{outcome['model_id']} on {outcome['images']:,} images", columns=columns)
-    five = _FIVE.format(model_id=outcome["model_id"], split=outcome["split"])
-    for row in query(lake, five).to_pylist():
+    asked = {name: outcome[name] for name in ("model_id", "split")}
+    for row in query(lake, statement("reports/five_captions.sql"), asked).to_pylist():
         typer.echo(f"\n{row['image_url']}\n  caption    {console.shown(row['caption'])}")
         for reference in row["reference_captions"] or []:
             typer.echo(f"  reference  {console.shown(reference)}")

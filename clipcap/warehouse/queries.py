@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -24,7 +25,7 @@ class View:
     """Of each column: name, type, comment."""
 
 
-def query(lake: Lake, sql: str) -> pa.Table:
+def query(lake: Lake, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
     """Runs one reading statement on the catalog, which is built first where it is missing or stale.
 
     The statement reaches the lake's files and no others; the catalog is attached read-only.
@@ -32,6 +33,7 @@ def query(lake: Lake, sql: str) -> pa.Table:
     Args:
         lake: the lake.
         sql: one SELECT, FROM, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE or PIVOT statement.
+        parameters: values for each ``$name`` in it.
 
     Returns:
         The rows; times in UTC.
@@ -43,7 +45,7 @@ def query(lake: Lake, sql: str) -> pa.Table:
     _must_read(sql)
     with connect(lake, only_lake=True) as connection:
         try:
-            return connection.sql(sql).to_arrow_table()
+            return connection.sql(sql, params=parameters).to_arrow_table()
         except duckdb.Error as error:
             raise WarehouseError(f"{one_line(error)} ({HINT})") from None
 
