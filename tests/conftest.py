@@ -49,3 +49,11 @@ def prefect_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         prefect_test_harness(server_startup_timeout=180),
     ):
         yield
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> object:
+    """A small lake of every kind of file, with two models and each outcome."""
+    from tiny_lake import build
+
+    return build(tmp_path / "lake")

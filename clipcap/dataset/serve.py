@@ -13,6 +13,7 @@ import shutil
 import socketserver
 import threading
 import time
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -120,8 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    @abstractmethod
     def answer(self, path: str) -> None:
-        raise NotImplementedError
+        """Answers one request for a decoded path."""
 
     def refuse(self, status: HTTPStatus) -> None:
         self.send(io.BytesIO(f"{status.phrase}\n".encode()), len(status.phrase) + 1, "text/plain", status)
