@@ -60,7 +60,7 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
         SourceError: the source cannot be read, or holds no usable row.
     """
     source = read_source(config)[:limit]
-    content = digest([VERSION, [(r.url, r.captions, r.split, r.sha256) for r in source]])
+    content = digest([VERSION, config.dataset.name, [(r.url, r.captions, r.split, r.sha256) for r in source]])
     local = is_local(config)
     first: dict[str, dict[str, Any]] = {}
     refused: list[Outcome] = []

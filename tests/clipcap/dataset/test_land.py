@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipcap.config import Config, DatasetConfig
+from clipcap.config import Config, DatasetConfig, parse_config
 from clipcap.dataset.land import land, plan_shards, read_landing
 from clipcap.errors import SourceError
 from clipcap.storage.lake import Lake
@@ -179,3 +179,12 @@ def test_a_shard_reads_its_own_rows(lake: Lake, tmp_path: Path):
     assert [job.read(lake)["url"].to_pylist() for job in jobs] == [
         ["http://a/0", "http://a/1"], ["http://a/2", "http://a/3"], ["http://a/4"],
     ]  # fmt: skip
+
+
+def test_the_same_rows_under_two_names_are_two_batches_with_keys_of_their_own(tmp_path: Path) -> None:
+    source = tmp_path / "urls.csv"
+    source.write_text("url\nhttp://host/a.jpg\n")
+    one, other = (
+        read_landing(parse_config({"dataset": {"source": str(source), "name": name}})) for name in ("one", "other")
+    )
+    assert one.rows[0]["sample_key"] != other.rows[0]["sample_key"]
