@@ -135,7 +135,7 @@ def land(
     if as_json:
         return console.print_json({**facts, "event_emitted": emitted})
     counts = ", ".join(f"{count:,} {status}" for status, count in entry.rows.items())
-    typer.echo(f"{landing.batch_id}: {counts}{'' if known is None else ' (landed before)'}")
+    typer.echo(f"{landing.batch_id}: {counts}{'' if known is None else ' (landed before)'} in {lake.root}")
     if not emitted:
         typer.echo("no event was emitted (no Prefect server was reached); the nightly run finds the batch", err=True)
 
