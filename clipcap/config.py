@@ -14,6 +14,7 @@ from clipcap.resources import resource
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
 
 
@@ -76,6 +77,10 @@ class EmbedConfig(Section):
     """"auto" (GPU where there is one), "cpu", "cuda", "cuda:1"."""
     batch_size: Positive = 64
     """Images in one forward pass."""
+    features: Literal["embedding", "tower", "tokens"] = "embedding"
+    """What models learn from: the embedding, the tower's pooled features before its projection, or its patch tokens."""
+    token_grid: Annotated[int, Field(ge=0)] = 0
+    """With features = "tokens": averaged to a grid of N x N tokens; 0 keeps all."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that decode images; 0 decodes in the main process."""
 
@@ -85,6 +90,14 @@ class LanguageModelConfig(Section):
     """A causal language model of transformers: hub name, or folder ("./…", relative to the config), or "scratch"."""
     tune: bool = False
     """Whether the language model learns too; one from scratch always does."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of low-rank adapters (LoRA) that learn while the language model itself stays frozen; 0 has none."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 16.0
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    lora_dropout: Share = 0.0
+    """Dropout before the adapters."""
+    lora_targets: list[str] = []
+    """Names of the layers that get adapters; empty: all linear layers but the vocabulary head."""
     layers: Positive = 4
     """Scratch only: transformer blocks."""
     heads: Positive = 4
@@ -97,6 +110,17 @@ class LanguageModelConfig(Section):
     """Scratch only: the tokenizer lower-cases."""
     dropout: Share = 0.1
     """Scratch only: residual, attention and embedding dropout."""
+
+
+class SelfCriticalConfig(Section):
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """Passes over the images after the ordinary training, rewarded with CIDEr-D (Rennie et al. 2017); 0 has none."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """Constant after a short warm-up."""
+    batch_size: Positive = 16
+    """Images in a step."""
+    samples: Annotated[int, Field(ge=2)] = 5
+    """Captions sampled for each image; the mean reward of the others is each one's baseline."""
 
 
 class TrainConfig(Section):
@@ -138,16 +162,59 @@ class TrainConfig(Section):
     """Captions are cut after this many tokens, end-of-text included."""
     seed: int = 0
     """Of weights, order and dropout."""
+    precision: Precision = "auto"
+    """Of the forward pass (autocast); "auto" is bfloat16 on a GPU that has it, else float32. Weights stay float32."""
+    tokens_per_batch: Annotated[int, Field(ge=0)] = 0
+    """Budget of a batch in positions, prefix and padding included, instead of batch_size; 0 counts captions."""
+    accumulate: Positive = 1
+    """Batches whose gradients are added before a step."""
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay of the moving average of the weights, which is then what is validated and stored; 0 has none."""
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between validations; 0 validates after each epoch."""
+    val_captions: Annotated[int, Field(ge=0)] = 0
+    """Images of val that are captioned (greedily) and scored with CIDEr at each validation; 0 has the loss alone."""
+    select: Literal["loss", "cider"] = "loss"
+    """Which validation score decides what the best model is; "cider" needs val_captions."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Validations without a better one after which training stops; 0 never stops early."""
+    checkpoint_every_s: Annotated[float, Field(ge=0)] = 120.0
+    """Seconds between checkpoints that a killed training resumes from."""
     language_model: LanguageModelConfig = LanguageModelConfig()
+    self_critical: SelfCriticalConfig = SelfCriticalConfig()
 
 
 class CaptionConfig(Section):
+    method: Literal["beam", "sample", "published"] = "beam"
+    """Beam search, random sampling, or the beam search of the published code (which stops at a full stop)."""
     beam_size: Positive = 5
     """Beams; 1 is greedy."""
+    num_captions: Positive = 1
+    """Captions for an image, best first; beam search needs as many beams."""
     max_new_tokens: Positive = 67
     """Longest caption in tokens."""
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """Shortest caption in tokens, the end not counted."""
     length_penalty: float = 1.0
     """A hypothesis scores log-probability / length ** length_penalty."""
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """Above 1, tokens that a caption has already become less likely (Keskar et al. 2019)."""
+    no_repeat_ngram: Annotated[int, Field(ge=0)] = 0
+    """No sequence of so many tokens twice in a caption; 0 allows all."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Sampling: below 1 is more careful."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Sampling: only from the K likeliest tokens; 0 from all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Sampling: only from the fewest tokens that hold this mass (nucleus, Holtzman et al. 2020)."""
+    seed: int = 0
+    """Sampling: the same seed draws the same captions, whatever stands in the batch."""
+    rerank: Share = 0.0
+    """Weight of the CLIP similarity against the model's own score in choosing among the candidates; 0 has none."""
+    candidates: Annotated[int, Field(ge=0)] = 0
+    """Captions among which rerank chooses; 0: all beams."""
+    precision: Precision = "auto"
+    """Of the language model; "auto" is bfloat16 on a GPU that has it, else float32."""
     batch_size: Positive = 64
     """Images decoded together."""
 

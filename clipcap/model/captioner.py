@@ -45,12 +45,22 @@ class CaptionerSettings(BaseModel):
     encoder: str = ""
     """The encoder whose embeddings this model reads."""
     encoder_hash: str = ""
+    features: Literal["embedding", "tower", "tokens"] = "embedding"
+    """What of the encoder the mapper reads; ``clip_dim`` is its size."""
+    clip_tokens: int = 0
+    """Patch tokens of an image, each of size ``clip_dim``; 0 where an image is one vector."""
     language_model: str = "lm"
     """Hub name or folder of a frozen language model; "lm" for one stored beside this file."""
     tuned: bool = True
     """Whether the language model learned too (then it is stored in lm/)."""
+    lora: bool = False
+    """Whether low-rank adapters of the language model are stored beside this file."""
+    tokenizer: str = ""
+    """Hub name or folder of the tokenizer where lm/ holds none (imported weights); empty: the language model's."""
     eos_id: int
     """The token that ends a caption."""
+    keep_eos: bool = False
+    """Whether that token is part of the text: published weights end with a full stop instead of an end-of-text."""
     decoding: CaptionConfig = CaptionConfig()
     """What captioning does where nothing else is asked for."""
 
