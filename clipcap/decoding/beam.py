@@ -16,25 +16,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from clipcap.decoding.hypotheses import Hypothesis
 from clipcap.errors import ModelError, ShapeError
 from clipcap.model.language_model import last_logits, positions_of, word_embeddings
 
+__all__ = ["Hypothesis", "beam_search"]
+
 NEVER = float("-inf")
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One caption as tokens, the end-of-text token left out."""
-
-    tokens: list[int]
-    log_probability: float
-    """Sum over the tokens, the end-of-text token included."""
-    length: int
-    """Tokens that the sum is over."""
-    score: float
-    """log_probability / length ** length_penalty; what hypotheses are ordered by."""
-    is_finished: bool
-    """False where max_new_tokens cut it."""
 
 
 @dataclass
