@@ -6,6 +6,7 @@ Nothing here is ever unpickled.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from clipcap.storage.commit import sha256_of
 CONFIG = "config.json"
 MAPPING = "mapping.safetensors"
 LANGUAGE_MODEL = "lm"
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json")
 
 
 def save_captioner(captioner: Captioner, folder: Path) -> None:
@@ -56,11 +58,14 @@ def load_captioner(folder: Path | str, device: str | torch.device = "cpu") -> Ca
                 f"{folder}: the language model's folder {LANGUAGE_MODEL}/ is missing; copy the whole folder"
             )
         try:
-            language_model, tokenizer = load_language_model(str(folder / LANGUAGE_MODEL), safetensors_only=True)
+            has_own = any((folder / LANGUAGE_MODEL / name).is_file() for name in TOKENIZER_FILES)
+            language_model, tokenizer = load_language_model(
+                str(folder / LANGUAGE_MODEL), safetensors_only=True, tokenizer="" if has_own else settings.tokenizer
+            )
         except ModelError as error:
             raise CheckpointError(str(error)) from None
     else:
-        language_model, tokenizer = load_language_model(settings.language_model)
+        language_model, tokenizer = load_language_model(settings.language_model, tokenizer=settings.tokenizer)
     if hidden_size_of(language_model) != settings.hidden_size:
         raise CheckpointError(
             f"{folder}: the mapper writes vectors of size {settings.hidden_size}, language model "
@@ -103,6 +108,12 @@ def _read_mapping(file: Path, expected: dict[str, torch.Tensor]) -> dict[str, to
         raise CheckpointError(f"{file} is missing: copy the whole model folder") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is not a safetensors file ({error}): copy it again") from None
+    check_fits(weights, expected, f"{file} does not fit {CONFIG} beside it")
+    return weights
+
+
+def check_fits(weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises CheckpointError, which begins with ``what``, unless names and shapes are the expected ones."""
     problems = [f"{key} is missing" for key in expected.keys() - weights.keys()]
     problems += [f"{key} is unknown" for key in weights.keys() - expected.keys()]
     problems += [
@@ -112,8 +123,7 @@ def _read_mapping(file: Path, expected: dict[str, torch.Tensor]) -> dict[str, to
     ]
     if problems:
         shown = "; ".join(sorted(problems)[:5])
-        raise CheckpointError(f"{file} does not fit {CONFIG} beside it ({len(problems)} differences): {shown}")
-    return weights
+        raise CheckpointError(f"{what} ({len(problems)} difference{'s' * (len(problems) > 1)}): {shown}")
 
 
 def weights_hash(folder: Path) -> str:

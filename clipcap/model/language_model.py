@@ -31,7 +31,9 @@ EOS = "<eos>"
 """End of text of a tokenizer trained here."""
 
 
-def load_language_model(name: str, safetensors_only: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_language_model(
+    name: str, safetensors_only: bool = False, tokenizer: str = ""
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads any causal language model of transformers in float32, in eval mode.
 
     Code that comes with a model is never run.
@@ -40,6 +42,7 @@ def load_language_model(name: str, safetensors_only: bool = False) -> tuple[PreT
         name: a local folder, or a name on the Hugging Face hub (its local cache is asked first).
         safetensors_only: refuse torch's own format too (older models on the hub have only that; transformers reads
             it with ``weights_only=True``).
+        tokenizer: folder or hub name of its tokenizer, where the model's own folder has none.
 
     Raises:
         ModelError: neither a folder nor the hub gives such a model, or it cannot write text.
@@ -50,19 +53,19 @@ def load_language_model(name: str, safetensors_only: bool = False) -> tuple[PreT
     safe = {"use_safetensors": True} if safetensors_only else {}
     with quiet():
         try:
-            model, tokenizer = _from_pretrained(source, local_files_only=True, **safe)
+            model, words = _from_pretrained(source, tokenizer, local_files_only=True, **safe)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             if is_folder:
                 raise ModelError(
                     f"the folder {name} holds no causal language model with its tokenizer ({_first_line(error)}): "
                     f"expected config.json, safetensors and tokenizer files as save_pretrained writes them"
                 ) from None
-            model, tokenizer = _from_hub(name, **safe)
-    if tokenizer.eos_token_id is None:
+            model, words = _from_hub(name, tokenizer, **safe)
+    if words.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of language model {name!r} has no end-of-text token: set eos_token in its files"
         )
-    return model, tokenizer
+    return model, words
 
 
 _ADVICE = (
@@ -99,19 +102,19 @@ def _ask_hub(name: str) -> None:
         ) from None
 
 
-def _from_hub(name: str, **safe: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_hub(name: str, tokenizer: str, **safe: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     _ask_hub(name)
     try:
-        return _from_pretrained(name, local_files_only=False, **safe)
+        return _from_pretrained(name, tokenizer, local_files_only=False, **safe)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"language model {name!r} cannot be loaded ({_first_line(error)}): {_ADVICE}") from None
 
 
 def _from_pretrained(
-    source: str, local_files_only: bool, **safe: bool
+    source: str, tokenizer: str, local_files_only: bool, **safe: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options = {"trust_remote_code": False, "local_files_only": local_files_only}
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    words = load_tokenizer(tokenizer) if tokenizer else AutoTokenizer.from_pretrained(source, **options)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, output_loading_info=True, **options, **safe
     )
@@ -120,7 +123,29 @@ def _from_pretrained(
     broken = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if broken:
         raise ValueError(f"{len(broken)} weights are missing or of another shape, first {broken[0]}")
-    return model.eval(), tokenizer
+    return model.eval(), words
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer alone, from a folder or from the hub (its local cache is asked first).
+
+    Raises:
+        ModelError: neither has it.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = _first_line(error)
+    try:
+        if not Path(name).expanduser().is_dir():
+            _ask_hub(name)
+            return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (ModelError, OSError, ValueError, KeyError, ImportError) as error:
+        reason = f"no such folder, and the hub did not give it: {type(error).__name__}"
+    raise ModelError(
+        f"tokenizer {name!r} not found ({reason}): connect once, so that it is downloaded, "
+        f"or put its folder's path into the model's config.json as tokenizer"
+    )
 
 
 def new_language_model(
