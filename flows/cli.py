@@ -210,6 +210,73 @@ def evaluate(
     return console.print_table([{"metric": name, "value": value} for name, value in scores.items()])
 
 
+@app.command("import-weights")
+def import_weights(
+    file: Annotated[Path, typer.Argument(metavar="FILE.pt", help="A checkpoint of the published code.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new model folder.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="Its encoder; else OpenAI's of that size.")] = "",
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="Embeddings L2-normalised; else a transformer's are."),
+    ] = None,
+    hidden_size: Annotated[int, typer.Option("--hidden-size", min=1, help="An MLP mapper alone: the LM's.")] = 768,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Attention heads of a transformer mapper.")] = 8,
+    language_model: Annotated[
+        str, typer.Option("--language-model", help="A mapper alone: hub name or folder of the LM it learned with.")
+    ] = "gpt2",
+    tokenizer: Annotated[str, typer.Option("--tokenizer", help="Hub name or folder; else the LM's.")] = "",
+    gpt_heads: Annotated[int, typer.Option("--gpt-heads", min=0, help="Of gpt.*; 0: one for each 64 of its size.")] = 0,
+    eos_id: Annotated[int, typer.Option("--eos-id", min=0, help='Token that ends a caption: 13 is GPT-2\'s ".".')] = 13,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Turn a published ClipCap checkpoint into a model folder.
+
+    Example: clipcap import-weights coco_weights.pt --out models/coco
+    """
+    _state["debug"] = debug
+    from clipcap.model.published_weights import ImportOptions
+    from clipcap.model.published_weights import import_weights as import_file
+
+    made = import_file(
+        file, out,
+        ImportOptions(
+            hidden_size=hidden_size, heads=heads, encoder=encoder, normalize=normalize, language_model=language_model,
+            tokenizer=tokenizer, gpt_heads=gpt_heads, eos_id=eos_id,
+        ),
+    )  # fmt: skip
+    if as_json:
+        facts = {"model": str(out), "sha256": made.sha256, "tuned": made.settings.tuned}
+        return console.print_json({**facts, "read": made.read, "assumed": made.assumed})
+    rows = [{"fact": name, "value": value, "source": "read off the tensors"} for name, value in made.read.items()]
+    rows += [{"fact": name, "value": value, "source": "assumed"} for name, value in made.assumed.items()]
+    console.print_table(rows, title=f"{file.name} in {out}")
+    typer.echo("no tensor shows what is assumed: where it is wrong, remove the folder and import again with its option")
+
+
+@app.command("export-weights")
+def export_weights(
+    model: Annotated[str, typer.Argument(metavar="DIR_or_ID", help="A model's folder, or a model id of the lake.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.pt", help="The new checkpoint.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a model as a checkpoint that the published code loads.
+
+    Example: clipcap export-weights models/coco --out coco_weights.pt
+    """
+    _state["debug"] = debug
+    from clipcap.model.published_export import export_weights as export_folder
+
+    facts = export_folder(_model_folder(model, data_dir), out)
+    if as_json:
+        return console.print_json(facts)
+    size = console.human_bytes(facts["size_bytes"])
+    typer.echo(f"{out}: {facts['tensors']} tensors, {facts['parameters']:,} parameters, {size}")
+    typer.echo(f"to have the same model back: {facts['import_command']}")
+
+
 @app.command()
 def sql(
     statement: Annotated[str, typer.Argument(help="One SELECT.")] = "",
