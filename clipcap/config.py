@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipcap.errors import ConfigError
 from clipcap.resources import resource
@@ -182,6 +182,14 @@ class TrainConfig(Section):
     """Seconds between checkpoints that a killed training resumes from."""
     language_model: LanguageModelConfig = LanguageModelConfig()
     self_critical: SelfCriticalConfig = SelfCriticalConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        if self.select == "cider" and not self.val_captions:
+            raise ValueError('select = "cider" needs val_captions, for example 1000')
+        if self.self_critical.epochs and self.select != "cider":
+            raise ValueError('self_critical needs select = "cider": a reward raises CIDEr and not the likelihood')
+        return self
 
 
 class CaptionConfig(Section):
