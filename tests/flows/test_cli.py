@@ -65,19 +65,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny untrained captioner for the sample's encoder."""
     from clipcap.config import LanguageModelConfig, TrainConfig
     from clipcap.embedding.encoder import Encoder
+    from clipcap.model.build import build_captioner
     from clipcap.model.checkpoint import save_captioner
-    from clipcap.training.examples import Pairs
-    from clipcap.training.train import build_captioner
 
     encoder = Encoder("builtin:sample", "cpu")
     size = (1, encoder.preprocessing.height, encoder.preprocessing.width, 3)
     clip_dim = encoder.encode(np.zeros(size, np.uint8)).shape[1]
     language_model = LanguageModelConfig(name="scratch", layers=1, heads=2, hidden_size=16, vocab_size=300)
     config = TrainConfig(prefix_length=2, mapper_hidden=8, language_model=language_model)
-    pairs = Pairs(embeddings=np.eye(2, clip_dim, dtype=np.float32), captions=[["a red square"], ["a green square"]])
+    texts = ["a red square", "a green square"]
     folder = tmp_path_factory.mktemp("model") / "tiny"
     folder.mkdir()
-    captioner = build_captioner(config, pairs, model_id="tiny", encoder=encoder.name, encoder_hash=encoder.hash)
+    captioner = build_captioner(
+        config, texts, clip_dim, model_id="tiny", encoder=encoder.name, encoder_hash=encoder.hash
+    )
     save_captioner(captioner, folder)
     return folder
 

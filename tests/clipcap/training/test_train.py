@@ -13,8 +13,9 @@ from clipcap.errors import DataError, EmbeddingError, ModelError
 from clipcap.model.checkpoint import load_captioner, weights_hash
 from clipcap.model.language_model import new_language_model
 from clipcap.training.examples import Pairs, TrainingExamples
-from clipcap.training.loop import learning_rate, mean_loss
+from clipcap.training.schedule import learning_rate
 from clipcap.training.train import train
+from clipcap.training.validation import mean_loss
 
 CAPTIONS = [
     "a red circle above a blue square",
@@ -132,7 +133,7 @@ def test_mean_loss_is_per_token_and_does_not_depend_on_batches(tmp_path):
     examples = TrainingExamples.from_pairs(TASK, captioner.tokenizer, eos_id=captioner.settings.eos_id, max_tokens=64)
     total = 0.0
     for row in range(6):
-        tokens = examples.tokens[row, : examples.lengths[row]][None].long()
+        tokens = examples.tokens[examples.starts[row] : examples.starts[row + 1]][None].long()
         with torch.no_grad():
             total += captioner.loss(examples.embeddings[row][None], tokens, reduction="sum").item()
     assert mean_loss(captioner, examples, 4) == pytest.approx(total / int(examples.lengths.sum()), abs=1e-5)
