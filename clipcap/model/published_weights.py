@@ -94,6 +94,8 @@ def import_weights(file: Path, out: Path, options: ImportOptions | None = None) 
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
     read = {name: value for name, value in sizes.items() if name not in assumed}
+    if settings.mapper == "mlp":
+        read["mapper_hidden"] = len(weights[f"{MAPPER}model.0.bias"])  # the settings have 0 for the published width
     if gpt2:
         names = {"n_layer": "layers", "n_positions": "positions", "vocab_size": "vocabulary"}
         read |= {f"language_model_{ours}": getattr(gpt2, theirs) for theirs, ours in names.items()}

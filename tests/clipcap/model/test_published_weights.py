@@ -402,6 +402,7 @@ def test_options_and_what_is_assumed_are_told_and_stored(tmp_path):
     }  # fmt: skip
     assert {name: getattr(found.settings, name) for name in found.assumed} == found.assumed
     assert found.settings.prefix_length == 5 and found.read["prefix_length"] == 5
+    assert found.settings.mapper_hidden == 0 and found.read["mapper_hidden"] == 80
     card = (tmp_path / "m" / "MODEL_CARD.md").read_text()
     assert found.sha256 == sha256_of(tmp_path / "a.pt") and found.sha256 in card
     assert "a.pt" in card and "RN101-quickgelu/openai" in card and str(tmp_path) not in card
