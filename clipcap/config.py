@@ -168,6 +168,8 @@ class TrainConfig(Section):
     """Budget of a batch in positions, prefix and padding included, instead of batch_size; 0 counts captions."""
     accumulate: Positive = 1
     """Batches whose gradients are added before a step."""
+    processes: Positive = 1
+    """Processes that train together, one for each GPU (or all on the CPU); a step takes a batch from each."""
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Decay of the moving average of the weights, which is then what is validated and stored; 0 has none."""
     validate_every: Annotated[int, Field(ge=0)] = 0

@@ -28,6 +28,6 @@ def evaluate_model(
 ) -> dict[str, Any]:
     lake = Lake(data_dir)
     captioner = get_captioner(lake.model(model_id), resolve_device(device)) if config.shuffled_control else None
-    return core.evaluate_model(
-        lake, captioner, model_id, captions, shards, config, decoding, key, run_id
-    ).model_dump(mode="json")
+    return core.evaluate_model(lake, captioner, model_id, captions, shards, config, decoding, key, run_id).model_dump(
+        mode="json"
+    )

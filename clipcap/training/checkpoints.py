@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +54,6 @@ class Checkpoints:
             log.warning("train     the checkpoint cannot be read (%s): starting anew", type(error).__name__)
             return None
         return state, best
-
-    def remove(self) -> None:
-        """Once the model is stored."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, value: Any, name: str) -> None:
         assert self.folder is not None

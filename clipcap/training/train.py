@@ -85,7 +85,8 @@ def train(
         features: what of the encoder the embeddings are.
         device: "cpu", "cuda" …; not used where ``processes`` are given.
         processes: those that train together.
-        resume_folder: holds the checkpoints of this training alone, and is removed at its end; None keeps none.
+        resume_folder: holds the checkpoints of this training alone; the caller removes it once the model is where it
+            belongs. None keeps none.
         on_step: called about 200 times, and at each validation.
 
     Raises:
@@ -144,7 +145,6 @@ def train(
         lines = "".join(json.dumps(asdict(line)) + "\n" for line in run.log)
         (folder / "training.jsonl").write_text(lines, encoding="utf-8")
         (folder / "metrics.json").write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-        checkpoints.remove()
     return result
 
 

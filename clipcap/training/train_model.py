@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ def train_model(
 ) -> Entry:
     """Trains on splits train and restval, validates on val, and commits the best model.
 
+    A training of the same key that was killed goes on from its last checkpoint (below the lake's scratch folder).
+
     Raises:
         DataError: no captioned, embedded image in the training splits.
         ModelError: the language model cannot be found, or the loss is not finite.
@@ -95,11 +98,17 @@ def train_model(
                 'splits, or set dataset.default_split = "train"'
             )
         validation, _ = read_pairs(lake, shards, ("val",))
+        unfinished = lake.scratch / "training" / f"{model_id}-{key[:12]}"
         with writing_folder(lake.model(model_id)) as folder:
-            result = train(
-                pairs, validation, config, folder,
-                model_id=model_id, encoder=info.encoder, encoder_hash=info.encoder_hash, device=device, on_step=on_step,
-            )  # fmt: skip
+            if config.processes > 1:
+                from clipcap.training.launch import train_in_processes
+
+                result = train_in_processes(lake, model_id, shards, config, folder, unfinished, device, on_step)
+            else:
+                result = train(
+                    pairs, validation, config, folder, model_id=model_id, encoder=info.encoder,
+                    encoder_hash=info.encoder_hash, device=device, resume_folder=unfinished, on_step=on_step,
+                )  # fmt: skip
             out.meta |= {
                 "mapper": config.mapper,
                 "language_model": config.language_model.name,
@@ -110,6 +119,7 @@ def train_model(
                 "tuned": config.language_model.tune or config.language_model.name == "scratch",
                 "parameters": result.parameters,
                 "best_val_loss": result.best_loss,
+                "best_val_cider": result.best_cider,
                 "epochs": result.epochs,
                 "train_images": len(pairs.captions),
                 "train_captions": sum(map(len, pairs.captions)),
@@ -121,6 +131,7 @@ def train_model(
         for file in sorted(lake.model(model_id).rglob("*")):
             if file.is_file():
                 out.add("model", file)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return out.entry
 
 

@@ -86,7 +86,7 @@ def test_stopped_twice_and_resumed_equals_uninterrupted(tmp_path, variant):
     result = train(pairs(), pairs(6, 1), settings, tmp_path / "parts", **NAMES, resume_folder=tmp_path / "resume")
     assert weights_hash(tmp_path / "parts") == weights_hash(tmp_path / "whole")
     assert history(tmp_path / "parts") == history(tmp_path / "whole")
-    assert result.best_step and not (tmp_path / "resume").exists()
+    assert result.best_step
 
 
 def test_it_really_resumes(tmp_path):

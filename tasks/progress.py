@@ -1,0 +1,74 @@
+"""How a training shows itself: a bar on a terminal, a line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipcap.training.train import Progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def show_training() -> Iterator[Callable[[Progress], None]]:
+    """Yields what is called with each line of progress."""
+    if sys.stderr.isatty():
+        with _bar() as on_step:
+            yield on_step
+    else:
+        yield _lines()
+
+
+def describe(line: Progress) -> str:
+    """Loss or reward, and what validation found."""
+    facts = [f"reward {-line.loss:.3f}" if line.phase == "reward" else f"loss {line.loss:.3f}"]
+    facts += [f"val loss {line.val_loss:.3f}"] if line.val_loss is not None else []
+    facts += [f"val CIDEr {line.val_cider:.3f}"] if line.val_cider is not None else []
+    return " · ".join(facts)
+
+
+def _lines() -> Callable[[Progress], None]:
+    log, last = logging.getLogger("clipcap.train"), [0.0]
+
+    def on_step(line: Progress) -> None:
+        is_validated = line.val_loss is not None or line.val_cider is not None
+        if not is_validated and time.monotonic() - last[0] < _SECONDS_BETWEEN_LINES:
+            return
+        last[0] = time.monotonic()
+        left_s = line.seconds / max(line.step, 1) * (line.steps - line.step)
+        log.info(
+            "train     %s, epoch %d, step %d of %d · %s · %.0f samples/s · %.0f s left",
+            line.phase, line.epoch, line.step, line.steps, describe(line), line.samples_per_s, left_s,
+        )  # fmt: skip
+
+    return on_step
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    validated = [""]
+    with Bars(
+        TextColumn("train     {task.fields[phase]}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[facts]} · {task.fields[rate]:.0f} samples/s"), console=Console(stderr=True),
+    ) as bars:  # fmt: skip
+        tasks: dict[str, object] = {}
+
+        def on_step(line: Progress) -> None:
+            if line.phase not in tasks:
+                tasks[line.phase] = bars.add_task("train", total=line.steps, phase=line.phase, facts="", rate=0.0)
+            if line.val_loss is not None:
+                validated[0] = describe(line).partition(" · ")[2]
+            facts = " · ".join(part for part in (describe(line).partition(" · ")[0], validated[0]) if part)
+            bars.update(tasks[line.phase], completed=line.step, facts=facts, rate=line.samples_per_s)  # type: ignore[arg-type]
+
+        yield on_step
