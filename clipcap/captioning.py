@@ -71,7 +71,7 @@ def caption_images(
                 row.status, row.reason = "failed", str(error) or type(error).__name__
         good = [row for row in batch if row.status == "ok"]
         if good:
-            embeddings = encoder.encode(np.stack(pixels))
+            embeddings = encoder.encode_with_features(np.stack(pixels))[1]
             for row, found in zip(good, generate_many(captioner, embeddings, config, num_captions), strict=True):
                 row.captions = [caption.text for caption in found]
                 row.caption, row.log_probability = found[0].text, found[0].log_probability

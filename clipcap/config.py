@@ -81,6 +81,19 @@ class EmbedConfig(Section):
     """What models learn from: the embedding, the tower's pooled features before its projection, or its patch tokens."""
     token_grid: Annotated[int, Field(ge=0)] = 0
     """With features = "tokens": averaged to a grid of N x N tokens; 0 keeps all."""
+
+    @property
+    def encoder_name(self) -> str:
+        """The encoder with what is stored of it, as files and models name it: "…/openai", "…/openai#tokens7"."""
+        kind = "" if self.features == "embedding" else f"#{self.features}"
+        return f"{self.encoder}{kind}{self.token_grid or ''}"
+
+    @model_validator(mode="after")
+    def _fits(self) -> EmbedConfig:
+        if self.token_grid and self.features != "tokens":
+            raise ValueError('token_grid needs features = "tokens"')
+        return self
+
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that decode images; 0 decodes in the main process."""
 
@@ -124,8 +137,8 @@ class SelfCriticalConfig(Section):
 
 
 class TrainConfig(Section):
-    mapper: Literal["mlp", "transformer"] = "mlp"
-    """The mapping network (paper, section 3.2)."""
+    mapper: Literal["mlp", "transformer", "linear"] = "mlp"
+    """The mapping network (paper, section 3.2); "linear" is for patch tokens: each becomes a prefix vector."""
     prefix_length: Positive = 10
     """Vectors given to the language model."""
     clip_length: Positive = 10

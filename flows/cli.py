@@ -329,7 +329,7 @@ def report(
         raise DataError(f"the lake {lake.root} has no published run yet: `clipcap run` makes one")
     wanted = next((r for r in runs if r.run_id == run_id), None) if run_id else runs[-1]
     if wanted is None:
-        raise DataError(f"there is no run {run_id!r}: `clipcap sql \"select run_id from runs\"` shows them")
+        raise DataError(f'there is no run {run_id!r}: `clipcap sql "select run_id from runs"` shows them')
     path = render_report(lake, wanted.run_id, ReportConfig.model_validate(wanted.config.get("report", {})))
     if open_:
         typer.launch(path.as_uri())

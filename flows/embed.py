@@ -10,7 +10,8 @@ from flows.stages import Job, RunContext, run_jobs
 
 
 def embed_jobs(context: RunContext, downloads: list[Entry], encoder: Encoder) -> list[Job]:
-    config = context.config.embed.model_copy(update={"encoder": encoder.name})
+    named = {"encoder": encoder.name, "features": "embedding", "token_grid": 0}  # the name says what is stored
+    config = context.config.embed.model_copy(update=named)
     index: list[HashIndex] = []  # built only if something is to be embedded
 
     def hash_index() -> HashIndex:
@@ -44,6 +45,6 @@ def embed(context: RunContext, downloads: list[Entry], encoder_name: str = "") -
     Args:
         encoder_name: another encoder than the configured one, for a model that was trained with it.
     """
-    encoder = get_encoder(encoder_name or context.config.embed.encoder, context.config.embed.device)
+    encoder = get_encoder(encoder_name or context.config.embed.encoder_name, context.config.embed.device)
     entries = run_jobs(context, "embed", embed_jobs(context, downloads, encoder))
     return [Shard(download, entry) for download, entry in zip(downloads, entries, strict=True)]

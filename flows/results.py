@@ -15,6 +15,7 @@ from flows import console
 if TYPE_CHECKING:
     from clipcap.storage.lake import Lake
 
+
 def validate_inputs(config: Config, limit: int | None) -> None:
     """Fails before any flow starts where the source or the encoder cannot be used."""
     from clipcap.dataset.land import read_landing

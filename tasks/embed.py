@@ -16,5 +16,5 @@ from tasks.policies import stage_task
 def embed_shard(
     key: str, data_dir: str, shard: Entry, config: EmbedConfig, run_id: str, others: list[str]
 ) -> dict[str, Any]:
-    encoder = get_encoder(config.encoder, config.device)
+    encoder = get_encoder(config.encoder_name, config.device)
     return embed.embed_shard(Lake(data_dir), shard, encoder, config, key, run_id, others).model_dump(mode="json")

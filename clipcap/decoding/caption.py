@@ -49,7 +49,7 @@ def generate_many(
         ModelError: more captions than beams.
     """
     embeddings = torch.as_tensor(clip_embeddings)
-    check_embeddings(embeddings, captioner.settings.clip_dim, "captioning")
+    check_embeddings(embeddings, captioner.settings.input_shape, "captioning")
     was_training = captioner.training
     captioner.eval()
     found = []

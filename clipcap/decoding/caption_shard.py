@@ -71,7 +71,7 @@ def caption_shard(
             [lake.absolute(embed.file("embeddings").path)],
             clip_dim=settings.clip_dim, encoder_hash=settings.encoder_hash or None,
         )  # fmt: skip
-        captions = generate(captioner, stored.vectors, config) if stored.keys else []
+        captions = generate(captioner, stored.features, config) if stored.keys else []
         rows = len(captions)
         table = pa.table(
             {

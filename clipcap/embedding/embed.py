@@ -60,9 +60,7 @@ def embed_shard(
         lake, "embed", f"embed/{encoder.id}/{batch_id}/{shard_id}", key, run_id,
         batch_id=batch_id, shard_id=shard_id, encoder_id=encoder.id, encoder=encoder.name, made_with=_made_with(),
     ) as out:  # fmt: skip
-        rows, images = read_shard(
-            lake.absolute(shard.file("shard_tar").path), lake.absolute(shard.file("shard").path)
-        )
+        rows, images = read_shard(lake.absolute(shard.file("shard_tar").path), lake.absolute(shard.file("shard").path))
         vectors = _known(lake, others, {row["sha256"] for row in rows})
         reasons: dict[str, str] = {}
         wanted: list[str] = []
@@ -80,7 +78,8 @@ def embed_shard(
 
         def encode() -> None:
             if batch:
-                encoded = encoder.encode(np.stack([pixels for _, pixels in batch]))
+                both = encoder.encode_with_features(np.stack([pixels for _, pixels in batch]))
+                encoded = (tuple(pair) for pair in zip(*(array.astype(np.float16) for array in both), strict=True))
                 vectors.update(zip((sha for sha, _ in batch), encoded, strict=True))
                 batch.clear()
 
@@ -94,18 +93,23 @@ def embed_shard(
         encode()
 
         embedded = [row for row in rows if row["sha256"] in vectors]
-        clip_dim = len(next(iter(vectors.values()))) if vectors else int(_output_dim(encoder))
-        out.meta["clip_dim"] = clip_dim
+        embedding, features = next(iter(vectors.values())) if vectors else _encode_nothing(encoder)
+        has_features = encoder.features != "embedding"
+        info = EmbeddingInfo(
+            encoder=encoder.name, encoder_hash=encoder.hash, clip_dim=len(embedding),
+            preprocessing_hash=digest(asdict(encoder.preprocessing)), features=encoder.features,
+            feature_dim=features.shape[-1] if has_features else 0,
+            feature_tokens=features.shape[0] if features.ndim == 2 else 0,
+        )  # fmt: skip
+        out.meta["clip_dim"] = info.input_dim
         path = lake.embeddings(encoder.id, batch_id, shard_id)
         write_embeddings(
             path,
-            EmbeddingInfo(
-                encoder=encoder.name, encoder_hash=encoder.hash, clip_dim=clip_dim,
-                preprocessing_hash=digest(asdict(encoder.preprocessing)),
-            ),
+            info,
             [row["sample_key"] for row in embedded],
             [row["sha256"] for row in embedded],
-            np.stack([vectors[row["sha256"]] for row in embedded]) if embedded else np.empty((0, clip_dim)),
+            _stacked([vectors[row["sha256"]][0] for row in embedded], embedding),
+            _stacked([vectors[row["sha256"]][1] for row in embedded], features) if has_features else None,
         )  # fmt: skip
         ledger = lake.ledger("embed", batch_id, shard_id, encoder.id)
         outcomes = (
@@ -119,12 +123,17 @@ def embed_shard(
     return out.entry
 
 
-def _known(lake: Lake, others: Iterable[str], hashes: set[str]) -> dict[str, np.ndarray]:
-    """Vectors that other shards already hold for these bytes."""
-    found: dict[str, np.ndarray] = {}
+def _stacked(rows: list[np.ndarray], like: np.ndarray) -> np.ndarray:
+    return np.stack(rows) if rows else np.empty((0, *like.shape), np.float16)
+
+
+def _known(lake: Lake, others: Iterable[str], hashes: set[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Embedding and features that other shards already hold for these bytes."""
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for path in others:
         stored = read_embeddings([lake.absolute(path)])
-        found.update((sha, vector) for sha, vector in zip(stored.sha256, stored.vectors, strict=True) if sha in hashes)
+        rows = zip(stored.sha256, stored.vectors, stored.features, strict=True)
+        found.update((sha, (vector, features)) for sha, vector, features in rows if sha in hashes)
     return found
 
 
@@ -153,6 +162,8 @@ class HashIndex:
         return sorted({self._file_of[sha] for sha in table["sha256"].to_pylist() if sha in self._file_of})
 
 
-def _output_dim(encoder: Encoder) -> int:
+def _encode_nothing(encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
+    """Embedding and features of a black image: their shapes, where a shard holds no image at all."""
     size = (1, encoder.preprocessing.height, encoder.preprocessing.width, 3)
-    return encoder.encode(np.zeros(size, np.uint8)).shape[1]
+    embedding, features = encoder.encode_with_features(np.zeros(size, np.uint8))
+    return embedding[0], features[0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -30,14 +30,22 @@ class EncoderName:
 
     model: str
     pretrained: str = ""
+    features: Literal["embedding", "tower", "tokens"] = "embedding"
+    token_grid: int = 0
 
 
 def parse_encoder(name: str) -> EncoderName:
-    """Reads a configured name: "MODEL/PRETRAINED", "MODEL/path.pt", "hf-hub:…", "local-dir:…" or "builtin:sample".
+    """Reads a name: "MODEL/PRETRAINED", "MODEL/path.pt", "hf-hub:…", "local-dir:…" or "builtin:sample".
+
+    What is stored beside the embedding may follow: "#tower", "#tokens", "#tokens7" (see ``EmbedConfig.features``).
 
     Raises:
         ModelError: OpenAI's weights under a name with the wrong activation, or a name without weights.
     """
+    found = re.fullmatch(r"(.*)#(tower|tokens)(\d*)", name)
+    if found:
+        kind: Any = found[2]
+        return replace(parse_encoder(found[1]), features=kind, token_grid=int(found[3] or 0))
     if name == "builtin:sample":
         return EncoderName(f"local-dir:{resource('assets') / 'sample_encoder'}")
     if name.startswith(("hf-hub:", "local-dir:")):
@@ -69,9 +77,20 @@ class Encoder:
         self._asked = parse_encoder(name)
         self._device = device
 
+    @property
+    def features(self) -> Literal["embedding", "tower", "tokens"]:
+        """What models read of it."""
+        return self._asked.features
+
     @cached_property
     def hash(self) -> str:
-        """Identifies weights and preprocessing. Local files are hashed as they lie, without loading them."""
+        """Identifies weights, preprocessing and what is stored. Local files are hashed as they lie, without loading."""
+        if self.features == "embedding":
+            return self._weights_hash
+        return digest([self._weights_hash, self.features, self._asked.token_grid])
+
+    @cached_property
+    def _weights_hash(self) -> str:
         folder = self._local_folder
         if folder is not None:
             files = [f for f in sorted(folder.iterdir()) if f.suffix in _HASHED]
@@ -89,9 +108,11 @@ class Encoder:
     @property
     def id(self) -> str:
         """The folder name of its embeddings: a readable name and the start of the hash."""
-        label = self.name.removeprefix("local-dir:").rstrip("/").removeprefix("hf-hub:")
-        label = Path(label).name if self.name.startswith("local-dir:") else label
+        name, mark, kind = self.name.partition("#")
+        label = name.removeprefix("local-dir:").rstrip("/").removeprefix("hf-hub:")
+        label = Path(label).name if name.startswith("local-dir:") else label
         label = re.sub(r"[^A-Za-z0-9_-]+", "-", label)[:60].strip("-_") or "encoder"
+        label += f"-{kind}" if mark else ""
         return f"{label}@{self.hash[:12]}"
 
     @property
@@ -144,22 +165,37 @@ class Encoder:
         )  # fmt: skip
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """Embeds a batch.
+        """Embeds a batch; see :meth:`encode_with_features`."""
+        return self.encode_with_features(pixels)[0]
+
+    def encode_with_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Embeds a batch, and gives what models read of it, in one forward pass.
 
         Args:
             pixels: uint8 (B, height, width, 3), as :func:`clipcap.embedding.decode.decode` gives them.
 
         Returns:
-            float32 (B, clip_dim), not normalised.
+            The embedding, float32 (B, clip_dim), not normalised. And the features, float32: the same array again, the
+            tower's pooled features (B, C), or its patch tokens (B, L, C).
+
+        Raises:
+            ModelError: features of a tower that does not show them.
         """
         import torch
 
+        from clipcap.embedding.towers import embed_with_patches, pool_patches
+
         with torch.inference_mode():
-            images = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+            images: Any = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
             std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
-            embedding = self.model.encode_image((images.float() / 255 - mean) / std)
-        return embedding.float().cpu().numpy()
+            images = (images.float() / 255 - mean) / std
+            if self.features == "embedding":
+                embedding = self.model.encode_image(images).float().cpu().numpy()
+                return embedding, embedding
+            embedding, pooled, patches = embed_with_patches(self.model, images)
+            features = pooled if self.features == "tower" else pool_patches(patches, self._asked.token_grid)
+        return embedding.float().cpu().numpy(), features.float().cpu().numpy()
 
 
 def resolve_device(name: str) -> str:

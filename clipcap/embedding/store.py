@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,17 @@ class EmbeddingInfo(BaseModel):
     preprocessing_hash: str
     dtype: str = "float16"
     normalized: bool = False
+    features: Literal["embedding", "tower", "tokens"] = "embedding"
+    """What models read: the embedding itself, or the column ``clip_features`` beside it."""
+    feature_dim: int = 0
+    """Size of the tower's features, or of a patch token; 0 where models read the embedding."""
+    feature_tokens: int = 0
+    """Patch tokens of an image; 0 where an image is one vector."""
+
+    @property
+    def input_dim(self) -> int:
+        """Size of a vector that models read."""
+        return self.feature_dim or self.clip_dim
 
 
 @dataclass(frozen=True)
@@ -38,32 +50,50 @@ class Embeddings:
     sha256: list[str]
     vectors: np.ndarray
     """float16 (N, clip_dim)."""
+    features: np.ndarray
+    """float16, what models read: ``vectors`` again, (N, C) of the tower, or (N, L, C) patch tokens."""
 
 
-def write_embeddings(path: Path, info: EmbeddingInfo, keys: list[str], sha256: list[str], vectors: np.ndarray) -> None:
+def write_embeddings(
+    path: Path,
+    info: EmbeddingInfo,
+    keys: list[str],
+    sha256: list[str],
+    vectors: np.ndarray,
+    features: np.ndarray | None = None,
+) -> None:
     """Commits one file.
 
     Args:
         vectors: (N, clip_dim), any float dtype; stored as float16.
+        features: (N, C) or (N, L, C) where ``info`` says that models read more than the embedding.
 
     Raises:
-        EmbeddingError: the vectors are not (N, clip_dim), or some value is not finite.
+        EmbeddingError: arrays of other shapes than ``info`` says, or some value is not finite.
     """
-    if vectors.shape != (len(keys), info.clip_dim):
-        expected = (len(keys), info.clip_dim)
-        raise EmbeddingError(f"{path.name}: got vectors of shape {vectors.shape}, expected {expected}")
-    half = np.ascontiguousarray(vectors, dtype=np.float16)
+    columns = {"clip_embedding": _half(path, info, keys, vectors, (info.clip_dim,))}
+    if info.features != "embedding":
+        tokens = (info.feature_tokens,) if info.feature_tokens else ()
+        given = np.empty(0) if features is None else features
+        columns["clip_features"] = _half(path, info, keys, given, (*tokens, info.feature_dim))
+    table = pa.table({"sample_key": pa.array(keys, pa.string()), "sha256": pa.array(sha256, pa.string()), **columns})
+    unused = {"features", "feature_dim", "feature_tokens"} if info.features == "embedding" else None
+    table = table.replace_schema_metadata({_METADATA_KEY: info.model_dump_json(exclude=unused).encode()})
+    commit_table(table, path, compression="none", use_dictionary=False, row_group_size=20_000)
+
+
+def _half(path: Path, info: EmbeddingInfo, keys: list[str], values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:
+    """A column of float16 lists of one size, row after row."""
+    if values.shape != (len(keys), *shape):
+        raise EmbeddingError(f"{path.name}: got vectors of shape {values.shape}, expected {(len(keys), *shape)}")
+    half = np.ascontiguousarray(values, dtype=np.float16).reshape(len(keys), int(np.prod(shape)))
     bad = ~np.isfinite(half).all(axis=1)
     if bad.any():
         raise EmbeddingError(
             f"{int(bad.sum())} embedding(s) are not finite in float16, first {keys[int(bad.argmax())]}: "
             f"the encoder {info.encoder} or its precision is at fault; nothing was stored"
         )
-    values = pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), info.clip_dim)
-    table = pa.table({"sample_key": pa.array(keys, pa.string()), "sha256": pa.array(sha256, pa.string()),
-                      "clip_embedding": values})  # fmt: skip
-    table = table.replace_schema_metadata({_METADATA_KEY: info.model_dump_json().encode()})
-    commit_table(table, path, compression="none", use_dictionary=False, row_group_size=20_000)
+    return pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), int(np.prod(shape)))
 
 
 def read_info(path: Path) -> EmbeddingInfo:
@@ -84,7 +114,7 @@ def read_embeddings(
     """Reads files of one encoder into one array.
 
     Args:
-        clip_dim: the dimension that the caller can use.
+        clip_dim: the size that the caller can use: of the features, where there are any, else of the embedding.
         encoder_hash: the encoder that the caller can use.
 
     Raises:
@@ -94,10 +124,11 @@ def read_embeddings(
     keys: list[str] = []
     hashes: list[str] = []
     vectors: list[np.ndarray] = []
+    features: list[np.ndarray] = []
     for path in paths:
         info = read_info(path)
-        if clip_dim is not None and info.clip_dim != clip_dim:
-            raise EmbeddingError(f"{path}: embeddings of dimension {info.clip_dim}, expected {clip_dim}")
+        if clip_dim is not None and info.input_dim != clip_dim:
+            raise EmbeddingError(f"{path}: embeddings of dimension {info.input_dim}, expected {clip_dim}")
         if encoder_hash is not None and info.encoder_hash != encoder_hash:
             raise EmbeddingError(
                 f"{path}: embeddings of {info.encoder} ({info.encoder_hash[:12]}), expected weights {encoder_hash[:12]}"
@@ -109,9 +140,13 @@ def read_embeddings(
         keys += table["sample_key"].to_pylist()
         hashes += table["sha256"].to_pylist()
         vectors.append(_matrix(table["clip_embedding"], info.clip_dim))
+        if info.features != "embedding":
+            shape = (info.feature_tokens, info.feature_dim) if info.feature_tokens else (info.feature_dim,)
+            features.append(_matrix(table["clip_features"], int(np.prod(shape))).reshape(-1, *shape))
     if first is None:
         raise EmbeddingError("there are no embeddings to read: run the embed stage first")
-    return Embeddings(first, keys, hashes, np.concatenate(vectors))
+    together = np.concatenate(vectors)
+    return Embeddings(first, keys, hashes, together, np.concatenate(features) if features else together)
 
 
 def _matrix(column: pa.ChunkedArray, clip_dim: int) -> np.ndarray:

@@ -133,5 +133,5 @@ def _caption_exchanged(
     order = np.random.default_rng(0).permutation(len(keys))
     giver = np.empty(len(keys), dtype=np.int64)
     giver[order] = np.roll(order, 1)  # a single cycle: no image keeps its own
-    vectors = stored.vectors[[row_of[keys[i]] for i in giver]]
+    vectors = stored.features[[row_of[keys[i]] for i in giver]]
     return {key: caption.text for key, caption in zip(keys, generate(captioner, vectors, decoding), strict=True)}

@@ -72,4 +72,6 @@ def build_captioner(
         tuned=is_new or wanted.tune,
         eos_id=tokenizer.eos_token_id,
     )
-    return Captioner(build_mapper(settings, clip_dim, settings.hidden_size), language_model, tokenizer, settings)
+    return Captioner(
+        build_mapper(settings, clip_dim, settings.hidden_size, clip_tokens), language_model, tokenizer, settings
+    )

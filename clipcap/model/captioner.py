@@ -31,7 +31,7 @@ class CaptionerSettings(BaseModel):
 
     version: int = VERSION
     model_id: str = ""
-    mapper: Literal["mlp", "transformer"] = "mlp"
+    mapper: Literal["mlp", "transformer", "linear"] = "mlp"
     clip_dim: int
     hidden_size: int
     """Of the language model."""
@@ -63,6 +63,11 @@ class CaptionerSettings(BaseModel):
     """Whether that token is part of the text: published weights end with a full stop instead of an end-of-text."""
     decoding: CaptionConfig = CaptionConfig()
     """What captioning does where nothing else is asked for."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what the mapper reads of one image: (clip_dim,), or (clip_tokens, clip_dim)."""
+        return (self.clip_tokens, self.clip_dim) if self.clip_tokens else (self.clip_dim,)
 
 
 class Captioner(nn.Module):
@@ -105,20 +110,21 @@ class Captioner(nn.Module):
         """Maps embeddings to the vectors that stand before the caption.
 
         Args:
-            clip_embedding: (B, C), any float dtype; normalised here where the settings say so.
+            clip_embedding: (B, C), or (B, L, C) patch tokens where the settings say so; any float dtype; each vector
+                is normalised here where the settings say so.
 
         Returns:
-            (B, P, D), float32.
+            (B, P, D).
 
         Raises:
-            ShapeError: not (B, C).
+            ShapeError: neither.
         """
-        expected = self.settings.clip_dim
-        if clip_embedding.ndim != 2 or clip_embedding.shape[1] != expected:
+        expected = self.settings.input_shape
+        if tuple(clip_embedding.shape[1:]) != expected:
             raise ShapeError(
-                f"the captioner {self.settings.model_id or 'here'} reads embeddings of shape (batch, {expected}), "
-                f"got {tuple(clip_embedding.shape)}: use the encoder it was trained with"
-                + (f" ({self.settings.encoder})" if self.settings.encoder else "")
+                f"the captioner {self.settings.model_id or 'here'} reads embeddings of shape "
+                f"(batch, {', '.join(map(str, expected))}), got {tuple(clip_embedding.shape)}: "
+                "use the encoder it was trained with" + (f" ({self.settings.encoder})" if self.settings.encoder else "")
             )
         clip_embedding = clip_embedding.float()
         if self.settings.normalize:
@@ -166,14 +172,14 @@ class Captioner(nn.Module):
         )
 
 
-def check_embeddings(embeddings: Tensor, clip_dim: int, where: str) -> None:
-    """Raises EmbeddingError unless ``embeddings`` is (N, clip_dim), of floats, and finite."""
-    if embeddings.ndim != 2 or embeddings.shape[1] != clip_dim or not embeddings.is_floating_point():
+def check_embeddings(embeddings: Tensor, shape: tuple[int, ...], where: str) -> None:
+    """Raises EmbeddingError unless ``embeddings`` is (N, *shape), of floats, and finite."""
+    if tuple(embeddings.shape[1:]) != shape or not embeddings.ndim or not embeddings.is_floating_point():
         raise EmbeddingError(
-            f"{where} expects float embeddings of shape (images, {clip_dim}), "
+            f"{where} expects float embeddings of shape (images, {', '.join(map(str, shape))}), "
             f"got {str(embeddings.dtype).removeprefix('torch.')} {tuple(embeddings.shape)}: use the model's own encoder"
         )
-    bad = (~embeddings.isfinite().all(dim=1)).nonzero()[:, 0]
+    bad = (~embeddings.isfinite().flatten(1).all(dim=1)).nonzero()[:, 0]
     if bad.numel():
         raise EmbeddingError(
             f"{where}: {bad.numel()} of {embeddings.shape[0]} embeddings are not finite, first at row {int(bad[0])}: "

@@ -71,7 +71,7 @@ def load_captioner(folder: Path | str, device: str | torch.device = "cpu") -> Ca
             f"{folder}: the mapper writes vectors of size {settings.hidden_size}, language model "
             f"{settings.language_model!r} reads {hidden_size_of(language_model)}: use the one it was trained with"
         )
-    mapper = build_mapper(settings, settings.clip_dim, settings.hidden_size)
+    mapper = build_mapper(settings, settings.clip_dim, settings.hidden_size, settings.clip_tokens)
     mapper.load_state_dict(_read_mapping(folder / MAPPING, mapper.state_dict()))
     return Captioner(mapper, language_model, tokenizer, settings).to(device).eval()
 

@@ -20,7 +20,7 @@ class MapperSizes(Protocol):
     """What :func:`build_mapper` reads; ``TrainConfig`` and ``CaptionerSettings`` both have it."""
 
     @property
-    def mapper(self) -> Literal["mlp", "transformer"]: ...
+    def mapper(self) -> Literal["mlp", "transformer", "linear"]: ...
     @property
     def prefix_length(self) -> int: ...
     @property
@@ -52,6 +52,26 @@ class MlpMapper(nn.Module):
     def forward(self, clip_embedding: Tensor) -> Tensor:
         """(B, C) → (B, P, D)."""
         return self.model(clip_embedding).view(-1, self.prefix_length, self.hidden_size)  # (B, P*D) → (B, P, D)
+
+
+class LinearMapper(nn.Module):
+    """Each patch token is one prefix vector, after one linear layer: the language model looks at the patches itself.
+
+    Not of the paper, which has one vector for an image. The simplest mapper for patch tokens; on Flickr8k a language
+    model that learns along did better with it than behind a transformer mapper (docs/benchmarks.md).
+
+    Args:
+        clip_dim: C, of a token.
+        hidden_size: D.
+    """
+
+    def __init__(self, clip_dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(clip_dim, hidden_size)
+
+    def forward(self, clip_embedding: Tensor) -> Tensor:
+        """(B, L, C) → (B, L, D)."""
+        return self.linear(clip_embedding)
 
 
 class _Attention(nn.Module):
@@ -125,13 +145,22 @@ class TransformerMapper(nn.Module):
         clip_length: L.
         layers: transformer layers (published: 8).
         heads: H (published: 8).
+        clip_tokens: patch tokens of an image; each becomes one of the L vectors, which get a learned position. 0 is
+            the published layout: L vectors from one embedding, and no position.
 
     Raises:
         ModelError: ``heads`` does not divide ``hidden_size``.
     """
 
     def __init__(
-        self, clip_dim: int, hidden_size: int, prefix_length: int, clip_length: int, layers: int = 8, heads: int = 8
+        self,
+        clip_dim: int,
+        hidden_size: int,
+        prefix_length: int,
+        clip_length: int,
+        layers: int = 8,
+        heads: int = 8,
+        clip_tokens: int = 0,
     ) -> None:
         super().__init__()
         if hidden_size % heads:
@@ -139,32 +168,53 @@ class TransformerMapper(nn.Module):
                 f"the transformer mapper cannot split the language model's hidden size {hidden_size} into {heads} "
                 f"heads: set train.mapper_heads to a divisor of {hidden_size}"
             )
-        self.clip_length = clip_length
-        self.linear = nn.Linear(clip_dim, clip_length * hidden_size)
+        self.clip_length = clip_tokens or clip_length
+        self.linear = nn.Linear(clip_dim, hidden_size if clip_tokens else clip_length * hidden_size)
+        self.token_positions = nn.Parameter(torch.randn(clip_tokens, hidden_size) * 0.02) if clip_tokens else None
         self.prefix_const = nn.Parameter(torch.randn(prefix_length, hidden_size))
         self.transformer = _Transformer(hidden_size, heads, layers)
 
     def forward(self, clip_embedding: Tensor) -> Tensor:
-        """(B, C) → (B, P, D)."""
+        """(B, C), or (B, L, C) where the image is patch tokens → (B, P, D)."""
         batch = clip_embedding.shape[0]
-        image = self.linear(clip_embedding).view(batch, self.clip_length, -1)  # (B, L*D) → (B, L, D)
+        image = self.linear(clip_embedding).view(batch, self.clip_length, -1)  # (B, L*D) or (B, L, D) → (B, L, D)
+        if self.token_positions is not None:
+            image = image + self.token_positions
         constants = self.prefix_const.expand(batch, -1, -1)  # (P, D) → (B, P, D)
         return self.transformer(torch.cat([image, constants], dim=1))[:, self.clip_length :]  # last P of L+P
 
 
-def build_mapper(sizes: MapperSizes, clip_dim: int, hidden_size: int) -> MlpMapper | TransformerMapper:
+Mapper = MlpMapper | TransformerMapper | LinearMapper
+
+
+def build_mapper(sizes: MapperSizes, clip_dim: int, hidden_size: int, clip_tokens: int = 0) -> Mapper:
     """A fresh mapping network.
 
     Args:
         sizes: kind and sizes (a ``TrainConfig``, or the ``CaptionerSettings`` of a stored model).
-        clip_dim: of the embeddings.
+        clip_dim: of the embeddings, or of a patch token.
         hidden_size: of the language model.
+        clip_tokens: patch tokens of an image; 0 where an image is one vector.
 
     Raises:
-        ModelError: the sizes do not fit each other.
+        ModelError: the sizes do not fit each other, or the mapper cannot read what the encoder stores.
     """
+    if sizes.mapper == "transformer":
+        return TransformerMapper(
+            clip_dim, hidden_size, sizes.prefix_length, sizes.clip_length, sizes.mapper_layers, sizes.mapper_heads,
+            clip_tokens,
+        )  # fmt: skip
     if sizes.mapper == "mlp":
+        if clip_tokens:
+            raise ModelError(
+                f"the MLP mapper reads one vector for an image, and there are {clip_tokens} patch tokens: "
+                'set train.mapper to "linear" or "transformer", or embed.features to "tower"'
+            )
         return MlpMapper(clip_dim, hidden_size, sizes.prefix_length, sizes.mapper_hidden)
-    return TransformerMapper(
-        clip_dim, hidden_size, sizes.prefix_length, sizes.clip_length, sizes.mapper_layers, sizes.mapper_heads
-    )
+    if sizes.prefix_length != clip_tokens:
+        raise ModelError(
+            f'the mapper "linear" makes a prefix vector of each patch token: set embed.features = "tokens" and '
+            f"train.prefix_length to their number; here are {clip_tokens} tokens and prefix_length "
+            f"{sizes.prefix_length}"
+        )
+    return LinearMapper(clip_dim, hidden_size)

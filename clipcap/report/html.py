@@ -67,7 +67,7 @@ def _facts(lake: Lake, connection: duckdb.DuckDBPyConnection, run_id: str, confi
     """Everything that the template shows."""
     found = _rows(connection, "run", run_id=run_id)
     if not found:
-        raise WarehouseError(f"no run {run_id!r} in the catalog of {lake.root}: `clipcap sql \"from runs\"` lists them")
+        raise WarehouseError(f'no run {run_id!r} in the catalog of {lake.root}: `clipcap sql "from runs"` lists them')
     run = found[0]
     model = next(iter(_rows(connection, "run_model", run_id=run_id)), None)
     model_id = model["model_id"] if model else ""

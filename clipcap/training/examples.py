@@ -99,7 +99,7 @@ class TrainingExamples:
             EmbeddingError: values that are not finite, or not an array of floats of one shape for each image.
         """
         embeddings = torch.as_tensor(np.ascontiguousarray(pairs.embeddings))
-        check_embeddings(embeddings, embeddings.shape[-1] if embeddings.ndim else 0, where)
+        check_embeddings(embeddings, tuple(embeddings.shape[1:]) if 1 < embeddings.ndim < 4 else (0,), where)
         counts = torch.tensor([sum(1 for text in texts if text.strip()) for texts in pairs.captions], dtype=torch.long)
         flat: list[np.ndarray] = []
         lengths: list[np.ndarray] = []

@@ -111,8 +111,8 @@ def main(file: str) -> None:
         validation, _ = read_pairs(lake, shards, ("val",))
         train(
             pairs, validation, TrainConfig.model_validate(job["config"]), Path(job["folder"]),
-            model_id=job["model_id"], encoder=info.encoder, encoder_hash=info.encoder_hash, processes=processes,
-            resume_folder=Path(job["resume_folder"]), on_step=on_step,
+            model_id=job["model_id"], encoder=info.encoder, encoder_hash=info.encoder_hash, features=info.features,
+            processes=processes,            resume_folder=Path(job["resume_folder"]), on_step=on_step,
         )  # fmt: skip
     except ClipCapError as error:
         print(_FAILED + " ".join(str(error).split()), flush=True)

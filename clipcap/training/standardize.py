@@ -27,7 +27,7 @@ def standardized(captioner: Captioner, embeddings: Tensor) -> Iterator[None]:
 
     Args:
         captioner: its first layer is changed in place when the block ends well.
-        embeddings: (N, C) of the training images, as stored.
+        embeddings: (N, C) or (N, L, C) of the training images, as stored.
     """
     mean, std = moments(embeddings, captioner.settings.normalize)
     first = captioner.mapper.model[0] if isinstance(captioner.mapper, MlpMapper) else captioner.mapper.linear
@@ -48,6 +48,7 @@ def moments(embeddings: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
 
     A dimension that hardly varies is not blown up: no deviation is taken as less than a hundredth of the mean one.
     """
+    embeddings = embeddings.flatten(0, -2)  # (N, L, C) → (N*L, C)
     total = torch.zeros(embeddings.shape[1], dtype=torch.float64, device=embeddings.device)
     squares = torch.zeros_like(total)
     for rows in embeddings.split(_ROWS):

@@ -52,7 +52,7 @@ def weights_digest(train: Entry) -> str:
 
 
 def read_pairs(lake: Lake, shards: Sequence[Shard], splits: Sequence[str]) -> tuple[Pairs, EmbeddingInfo]:
-    """Embeddings (N, clip_dim) and captions of all embedded images of ``splits`` that have a caption."""
+    """What models read, (N, C) or (N, L, C), and captions of all embedded images of ``splits`` that have a caption."""
     from clipcap.training.examples import Pairs
 
     stored = read_embeddings(lake.absolute(s.embed.file("embeddings").path) for s in shards)
@@ -65,7 +65,7 @@ def read_pairs(lake: Lake, shards: Sequence[Shard], splits: Sequence[str]) -> tu
             if row["split"] in splits and row["captions"]:
                 captions[row["sample_key"]] = row["captions"]
     rows = [index for index, key in enumerate(stored.keys) if key in captions]
-    pairs = Pairs(embeddings=stored.vectors[np.array(rows, dtype=np.int64)],
+    pairs = Pairs(embeddings=stored.features[np.array(rows, dtype=np.int64)],
                   captions=[captions[stored.keys[row]] for row in rows])  # fmt: skip
     return pairs, stored.info
 
@@ -107,14 +107,16 @@ def train_model(
             else:
                 result = train(
                     pairs, validation, config, folder, model_id=model_id, encoder=info.encoder,
-                    encoder_hash=info.encoder_hash, device=device, resume_folder=unfinished, on_step=on_step,
+                    encoder_hash=info.encoder_hash, features=info.features, device=device,
+                    resume_folder=unfinished, on_step=on_step,
                 )  # fmt: skip
             out.meta |= {
                 "mapper": config.mapper,
                 "language_model": config.language_model.name,
                 "encoder": info.encoder,
                 "encoder_hash": info.encoder_hash,
-                "clip_dim": info.clip_dim,
+                "features": info.features,
+                "clip_dim": info.input_dim,
                 "prefix_length": config.prefix_length,
                 "tuned": config.language_model.tune or config.language_model.name == "scratch",
                 "parameters": result.parameters,

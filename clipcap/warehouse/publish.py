@@ -50,9 +50,7 @@ def publish(
     trained = [entry.meta["model_id"] for entry in entries if entry.stage == "train"]
     promotion = None
     if trained and not current.production_model_id:
-        promotion = Promotion(
-            model_id=trained[-1], reason="the first model of this lake", created_at=datetime.now(UTC)
-        )
+        promotion = Promotion(model_id=trained[-1], reason="the first model of this lake", created_at=datetime.now(UTC))
     stale = _stale(current, entries)
     warnings = _check(lake, current, new, run, promotion, stale)
     generation = commit_generation(lake, new, run, promotion, stale)

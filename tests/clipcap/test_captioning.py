@@ -32,9 +32,10 @@ class MeanColour:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
+    def encode_with_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.batches.append(len(pixels))
-        return pixels.mean(axis=(1, 2)).astype(np.float32) / 255
+        embedding = pixels.mean(axis=(1, 2)).astype(np.float32) / 255
+        return embedding, embedding
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,8 @@ def test_a_server_that_is_not_there(captioner: Captioner):
 
 
 def test_an_encoder_of_another_dimension_is_an_error_not_a_row(images: list[str], captioner: Captioner, monkeypatch):
-    monkeypatch.setattr(MeanColour, "encode", lambda self, pixels: np.ones((len(pixels), 4), np.float32))
+    ones = lambda self, pixels: (np.ones((len(pixels), 4), np.float32),) * 2  # noqa: E731
+    monkeypatch.setattr(MeanColour, "encode_with_features", ones)
     with pytest.raises(EmbeddingError):
         run(images, captioner)
 

@@ -50,8 +50,13 @@ def encoder() -> Encoder:
 def encoded(encoder: Encoder, monkeypatch) -> list[int]:
     """Rows of each forward pass."""
     rows: list[int] = []
-    encode = Encoder.encode
-    monkeypatch.setattr(Encoder, "encode", lambda self, pixels: (rows.append(len(pixels)), encode(self, pixels))[1])
+    encode = Encoder.encode_with_features
+
+    def counted(self: Encoder, pixels: np.ndarray):
+        rows.append(len(pixels))
+        return encode(self, pixels)
+
+    monkeypatch.setattr(Encoder, "encode_with_features", counted)
     return rows
 
 
@@ -195,7 +200,9 @@ def test_speed_settings_change_no_vector(lake: Lake, encoder: Encoder, config: d
 
 
 def test_values_that_are_not_finite_stop_the_stage_and_write_nothing(lake: Lake, encoder: Encoder, monkeypatch):
-    monkeypatch.setattr(Encoder, "encode", lambda self, pixels: np.full((len(pixels), 256), np.nan, np.float32))
+    monkeypatch.setattr(
+        Encoder, "encode_with_features", lambda self, pixels: (np.full((len(pixels), 256), np.nan, np.float32),) * 2
+    )
     with pytest.raises(EmbeddingError, match="not finite"):
         embed(lake, download(lake, [jpeg(0)]), encoder)
     assert not (lake.root / "embeddings").exists() or not list((lake.root / "embeddings").rglob("*.parquet"))

@@ -144,3 +144,27 @@ def test_what_is_no_embeddings_file(tmp_path: Path, damage: str):
     for read in (read_info, lambda one: read_embeddings([one])):
         with pytest.raises(EmbeddingError, match=r"e\.parquet is not an embeddings file of clipcap"):
             read(path)
+
+
+@pytest.mark.parametrize("tokens", [0, 4])
+@pytest.mark.parametrize("rows", [0, 3])
+def test_features_stand_beside_the_embedding_in_the_same_row(tmp_path: Path, tokens: int, rows: int):
+    info = INFO.model_copy(
+        update={"features": "tokens" if tokens else "tower", "feature_dim": 6, "feature_tokens": tokens}
+    )
+    shape = (rows, tokens, 6) if tokens else (rows, 6)
+    features = np.random.default_rng(3).normal(size=shape).astype(np.float16)
+    keys = [str(n) for n in range(rows)]
+    write_embeddings(tmp_path / "e.parquet", info, keys, keys, vectors(rows), features)
+    stored = read_embeddings([tmp_path / "e.parquet"], clip_dim=6)
+    assert stored.info == info and stored.features.shape == shape
+    assert stored.features.tobytes() == features.tobytes() and stored.vectors.tobytes() == vectors(rows).tobytes()
+    with pytest.raises(EmbeddingError, match="dimension 6, expected 8"):
+        read_embeddings([tmp_path / "e.parquet"], clip_dim=8)
+    with pytest.raises(EmbeddingError, match="got vectors of shape"):
+        write_embeddings(tmp_path / "f.parquet", info, ["a"], ["a"], vectors(1), np.zeros((1, 5)))
+
+
+def test_models_read_the_embedding_where_there_is_nothing_else(tmp_path: Path):
+    stored = read_embeddings([write(tmp_path / "e.parquet")])
+    assert stored.features is stored.vectors and stored.info.input_dim == 8

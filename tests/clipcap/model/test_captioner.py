@@ -128,13 +128,13 @@ def test_captions_and_embeddings_must_pair_up(batch):
 
 def test_embeddings_that_cannot_be_used():
     good = torch.zeros(4, 6)
-    check_embeddings(good, 6, "here")
+    check_embeddings(good, (6,), "here")
     bad = good.clone()
     bad[2, 1] = float("nan")
     bad[3, 0] = float("inf")
     with pytest.raises(EmbeddingError, match="here: 2 of 4 embeddings are not finite, first at row 2"):
-        check_embeddings(bad, 6, "here")
+        check_embeddings(bad, (6,), "here")
     with pytest.raises(EmbeddingError, match=r"\(images, 5\), got float32 \(4, 6\)"):
-        check_embeddings(good, 5, "here")
+        check_embeddings(good, (5,), "here")
     with pytest.raises(EmbeddingError, match="got int64"):
-        check_embeddings(good.long(), 6, "here")
+        check_embeddings(good.long(), (6,), "here")

@@ -7,7 +7,7 @@ import torch
 
 from clipcap.config import TrainConfig
 from clipcap.errors import ModelError
-from clipcap.model.mapping import MlpMapper, TransformerMapper, build_mapper
+from clipcap.model.mapping import LinearMapper, MlpMapper, TransformerMapper, build_mapper
 
 
 def shapes(module):
@@ -120,3 +120,41 @@ def test_build_mapper_follows_the_configuration():
 def test_heads_that_do_not_divide_the_hidden_size():
     with pytest.raises(ModelError, match=r"hidden size 12 into 8 heads.*mapper_heads"):
         build_mapper(TrainConfig(mapper="transformer"), clip_dim=5, hidden_size=12)
+
+
+def test_patch_tokens_take_the_place_of_the_expanded_embedding():
+    """The published mapper with L vectors of its own making equals one that is given them as tokens."""
+    torch.manual_seed(2)
+    tokens = torch.randn(3, 4, 6)
+    mapper = TransformerMapper(6, 8, prefix_length=3, clip_length=9, layers=2, heads=2, clip_tokens=4)
+    assert mapper.clip_length == 4 and shapes(mapper)["linear.weight"] == (8, 6)
+    assert set(shapes(mapper)) - set(shapes(TransformerMapper(6, 8, 3, 4, 2, 2))) == {"token_positions"}
+    twin = TransformerMapper(6, 8, prefix_length=3, clip_length=4, layers=2, heads=2)
+    weights = {k: v for k, v in mapper.state_dict().items() if not k.startswith(("linear", "token_positions"))}
+    twin.load_state_dict(weights, strict=False)
+    for row in range(3):
+        made = tokens[row] @ mapper.linear.weight.T + mapper.linear.bias + mapper.token_positions
+        with torch.no_grad():
+            twin.linear.weight.zero_()
+            twin.linear.bias.copy_(made.flatten())
+        torch.testing.assert_close(mapper(tokens)[row], twin(torch.zeros(1, 6))[0], atol=1e-5, rtol=1e-5)
+
+
+def test_the_linear_mapper_makes_a_prefix_vector_of_each_token():
+    mapper = build_mapper(TrainConfig(mapper="linear", prefix_length=4), 6, 8, clip_tokens=4)
+    assert isinstance(mapper, LinearMapper)
+    tokens = torch.randn(2, 4, 6)
+    expected = torch.stack(
+        [torch.stack([mapper.linear.weight @ t + mapper.linear.bias for t in row]) for row in tokens]
+    )
+    torch.testing.assert_close(mapper(tokens), expected)
+
+
+def test_mappers_that_do_not_fit_patch_tokens():
+    with pytest.raises(ModelError, match=r'one vector for an image, and there are 4 patch tokens.*"linear"'):
+        build_mapper(TrainConfig(), 6, 8, clip_tokens=4)
+    for tokens in (0, 9):
+        with pytest.raises(
+            ModelError, match=f'embed.features = "tokens".*here are {tokens} tokens and prefix_length 4'
+        ):
+            build_mapper(TrainConfig(mapper="linear", prefix_length=4), 6, 8, clip_tokens=tokens)

@@ -38,7 +38,7 @@ def test_two_processes_equal_one_with_twice_the_batches(tmp_path):
     from clipcap.training.examples import Pairs
 
     rng = np.random.default_rng(0)
-    words = "a red blue dog cat runs sits on the grass".split()
+    words = ["a", "red", "blue", "dog", "cat", "runs", "sits", "on", "the", "grass"]
     captions = [[" ".join(rng.choice(words, rng.integers(3, 9))) for _ in range(2)] for _ in range(15)]
     pairs = Pairs(rng.standard_normal((15, 6)).astype(np.float32), captions)
     config = TrainConfig.model_validate(

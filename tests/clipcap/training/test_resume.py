@@ -18,7 +18,7 @@ from clipcap.training.checkpoints import Checkpoints
 from clipcap.training.examples import Pairs
 from clipcap.training.train import train
 
-WORDS = "a red blue green dog cat bird sits runs sleeps on under the old small grass table".split()
+WORDS = ["a", "red", "blue", "green", "dog", "cat", "bird", "sits", "runs", "on", "under", "the", "old", "grass"]
 NAMES = dict(model_id="toy-mlp-00000000", encoder="an encoder", encoder_hash="abc")
 
 
@@ -30,9 +30,7 @@ def pairs(images=24, seed=0):
 
 def config(**fields):
     """Everything random that there is: dropout, noise, a shuffled order."""
-    language_model = LanguageModelConfig(
-        name="scratch", layers=1, heads=2, hidden_size=16, vocab_size=300, dropout=0.2
-    )
+    language_model = LanguageModelConfig(name="scratch", layers=1, heads=2, hidden_size=16, vocab_size=300, dropout=0.2)
     settings = dict(
         prefix_length=2, mapper_hidden=8, epochs=4, batch_size=5, learning_rate=5e-3, embedding_noise=0.5, ema=0.9,
         label_smoothing=0.1, validate_every=7, checkpoint_every_s=0.0, weight_decay=0.01,

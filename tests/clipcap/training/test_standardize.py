@@ -9,17 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipcap.model.mapping import MlpMapper, TransformerMapper
+from clipcap.model.mapping import LinearMapper, MlpMapper, TransformerMapper
 from clipcap.training.standardize import moments, standardized
 
 
 def captioner(kind: str, normalize: bool) -> Any:
     torch.manual_seed(0)
-    mapper = (
-        MlpMapper(6, 8, 3, hidden_units=5)
-        if kind == "mlp"
-        else TransformerMapper(6, 8, prefix_length=3, clip_length=2, layers=1, heads=2)
-    )
+    mapper = {
+        "mlp": lambda: MlpMapper(6, 8, 3, hidden_units=5),
+        "transformer": lambda: TransformerMapper(6, 8, prefix_length=3, clip_length=2, layers=1, heads=2),
+        "tokens": lambda: TransformerMapper(6, 8, prefix_length=3, clip_length=2, layers=1, heads=2, clip_tokens=4),
+        "linear": lambda: LinearMapper(6, 8),
+    }[kind]()
     return SimpleNamespace(mapper=mapper, settings=SimpleNamespace(normalize=normalize))
 
 
@@ -28,10 +29,11 @@ def embeddings() -> torch.Tensor:
     return torch.randn(200, 6, generator=generator) * torch.tensor([3.0, 1, 0.1, 5, 1, 0]) + 2
 
 
-@pytest.mark.parametrize("kind", ["mlp", "transformer"])
+@pytest.mark.parametrize("kind", ["mlp", "transformer", "tokens", "linear"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_folded_mapper_is_the_one_that_learned(kind: str, normalize: bool) -> None:
     model, x = captioner(kind, normalize), embeddings()
+    x = x.view(50, 4, 6) if kind in ("tokens", "linear") else x
     given = F.normalize(x, dim=-1) if normalize else x
     plain = model.mapper(given)
     with standardized(model, x):
@@ -59,6 +61,12 @@ def test_moments_equal_torchs_and_need_no_variance() -> None:
     assert torch.allclose(mean, expected.mean(0), atol=1e-6)
     assert torch.allclose(std, expected.std(0, correction=0), atol=1e-6)
     assert torch.equal(moments(x[:1], normalize=False)[1], torch.ones(6))
+
+
+def test_every_patch_token_counts_alike() -> None:
+    x = embeddings()
+    for all_at_once, by_token in zip(moments(x, True), moments(x.view(50, 4, 6), True), strict=True):
+        assert torch.allclose(all_at_once, by_token, atol=1e-6)
 
 
 def test_nothing_is_folded_where_training_fails() -> None:
