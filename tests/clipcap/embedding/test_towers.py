@@ -9,7 +9,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from open_clip.factory import _MODEL_CONFIGS
 from safetensors.torch import save_file
 
 from clipcap.embedding.encoder import Encoder
@@ -38,12 +37,11 @@ def made(request, tmp_path: Path) -> tuple[str, int, int]:
     """A folder that open_clip itself would read, with random weights."""
     vision, size, patches = TOWERS[request.param]
     config = {"embed_dim": 20, "vision_cfg": vision, "text_cfg": TEXT}
-    _MODEL_CONFIGS["clipcap-test"] = config
+    name = f"tower-{request.param.replace(' ', '-')}"
+    (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
     torch.manual_seed(0)
-    try:
-        model = open_clip.create_model("clipcap-test")
-    finally:
-        del _MODEL_CONFIGS["clipcap-test"]
+    model = open_clip.create_model(name)
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     save_file(
