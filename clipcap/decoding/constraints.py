@@ -29,7 +29,7 @@ class Constraints:
 
     @property
     def is_none(self) -> bool:
-        return self == Constraints()
+        return self == UNCONSTRAINED
 
     def apply(self, logits: Tensor, tokens: Tensor, eos_id: int) -> Tensor:
         """The logits under these rules.
@@ -56,3 +56,6 @@ class Constraints:
         if length < self.min_new_tokens:
             logits = logits.index_fill(1, torch.tensor([eos_id], device=logits.device), float("-inf"))
         return logits
+
+
+UNCONSTRAINED = Constraints()

@@ -165,15 +165,15 @@ def test_the_same_search_twice_is_the_same():
 
 
 def test_the_prefix_runs_once_and_the_head_on_one_position():
-    """Counts what goes through the model: the prefix once per image, then one token per beam."""
+    """Counts what goes through the model: the prefix once per image, then one token per beam, each for its head."""
     model = tiny(50, seed=3)
     seen, heads = [], []
     model.transformer.h[0].register_forward_hook(lambda m, args, out: seen.append(tuple(args[0].shape[:2])))
-    model.lm_head.register_forward_hook(lambda m, args, out: heads.append(out.shape[1]))
-    beam_search(model, prefixes(4), eos_id=EOS, beam_size=3, max_new_tokens=6)
-    assert seen[0] == (4, 3)
-    assert all(length == 1 and rows <= 12 and rows % 3 == 0 for rows, length in seen[1:])
-    assert set(heads) == {1}
+    model.lm_head.register_forward_hook(lambda m, args, out: heads.append(tuple(out.shape[:2])))
+    beam_search(model, prefixes(4, length=7), eos_id=EOS, beam_size=3, max_new_tokens=6)
+    assert seen[0] == (4, 7) and heads[0] == (4, 1)
+    assert all(images <= 4 and beams == 3 for images, beams in seen[1:])
+    assert heads[1:] == seen[1:]
 
 
 def test_done_images_leave_the_batch():
