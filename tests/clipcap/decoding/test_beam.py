@@ -1,4 +1,4 @@
-"""Beam search against exhaustive search, a search without a cache, transformers' own greedy search, and itself."""
+"""Beam search against exhaustive search, a search without a cache, transformers' own searches, and itself."""
 
 import itertools
 
@@ -7,6 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from clipcap.decoding.beam import beam_search
+from clipcap.decoding.constraints import UNCONSTRAINED, Constraints
 from clipcap.errors import ModelError, ShapeError
 
 EOS = 2
@@ -53,7 +54,21 @@ def full(hypothesis):
     return [*hypothesis.tokens, EOS] if hypothesis.is_finished else hypothesis.tokens
 
 
-def every_caption(model, prefix, vocab, longest, penalty):
+def log_p_under(rules, log_p, before):
+    """The rules in plain words: what ``log_p`` of the next token becomes after the tokens ``before``."""
+    changed, n = list(log_p), rules.no_repeat_ngram
+    for token in range(len(log_p)):
+        if token in before:
+            changed[token] *= rules.repetition_penalty
+        ngrams = [(*before, token)[i : i + n] for i in range(len(before) + 2 - n)] if n else []
+        if len(ngrams) != len(set(ngrams)):
+            changed[token] = float("-inf")
+    if len(before) < rules.min_new_tokens:
+        changed[EOS] = float("-inf")
+    return changed
+
+
+def every_caption(model, prefix, vocab, longest, penalty, rules=UNCONSTRAINED):
     """[(score, tokens)], best first, of all captions there can be: ended within ``longest`` tokens, or cut there."""
     words = [t for t in range(vocab) if t != EOS]
     known = {}  # log p after each beginning, computed once
@@ -61,7 +76,7 @@ def every_caption(model, prefix, vocab, longest, penalty):
     def log_p(tokens, index):
         before = tuple(tokens[:index])
         if before not in known:
-            known[before] = log_p_of_next(model, prefix, before).tolist()
+            known[before] = log_p_under(rules, log_p_of_next(model, prefix, before).tolist(), before)
         return known[before][tokens[index]]
 
     found = []
@@ -69,7 +84,8 @@ def every_caption(model, prefix, vocab, longest, penalty):
         for body in itertools.product(words, repeat=length):
             tokens = list(body) if length == longest else [*body, EOS]
             score = sum(log_p(tokens, index) for index in range(len(tokens)))
-            found.append((score / len(tokens) ** penalty, tokens))
+            if score > float("-inf"):
+                found.append((score / len(tokens) ** penalty, tokens))
     return sorted(found, reverse=True)
 
 
@@ -86,6 +102,40 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(penalty, seed):
         )  # fmt: skip
         assert [full(h) for h in found] == [tokens for _, tokens in expected]
         assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+RULES = [
+    Constraints(min_new_tokens=2),
+    Constraints(min_new_tokens=4),
+    Constraints(repetition_penalty=2.5),
+    Constraints(no_repeat_ngram=1),
+    Constraints(no_repeat_ngram=2),
+    Constraints(min_new_tokens=3, repetition_penalty=0.5, no_repeat_ngram=2),
+]
+ALL_RULES = Constraints(min_new_tokens=3, repetition_penalty=1.4, no_repeat_ngram=2)
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_constrained_it_finds_what_exhaustive_search_finds_under_the_same_rules(rules, penalty):
+    vocab, longest, changed = 4, 4, 0
+    for seed in range(3):
+        model = tiny(vocab, seed).double()
+        for prefix in prefixes(2, seed).double():
+            expected = every_caption(model, prefix, vocab, longest, penalty, rules)[:5]
+            (found,) = beam_search(
+                model, prefix[None], eos_id=EOS, beam_size=vocab**longest, max_new_tokens=longest,
+                length_penalty=penalty, num_hypotheses=5, constraints=rules,
+            )  # fmt: skip
+            assert [full(h) for h in found] == [tokens for _, tokens in expected]
+            assert [h.score for h in found] == pytest.approx([score for score, _ in expected], abs=1e-9)
+            for hypothesis in found:
+                said = rescore(model, prefix, full(hypothesis))
+                assert hypothesis.log_probability == pytest.approx(said, abs=1e-9)
+            changed += [tokens for _, tokens in expected] != [
+                tokens for _, tokens in every_caption(model, prefix, vocab, longest, penalty)[:5]
+            ]
+    assert changed > 0
 
 
 def search_without_cache(model, prefix, vocab, beams, longest, penalty):
@@ -134,6 +184,31 @@ def test_one_beam_is_the_greedy_search_of_transformers(kind):
     assert len({h.length for (h,) in found}) > 1
 
 
+@pytest.mark.filterwarnings("ignore:Passing")  # that the rules see no prompt: here they must not
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("penalty", [0.0, 0.7, 1.0, 2.0])
+@pytest.mark.parametrize("rules", [UNCONSTRAINED, ALL_RULES])
+def test_it_is_the_beam_search_of_transformers(kind, penalty, rules):
+    """With early_stopping="never" and no negative length penalty, where both search for as long as it can help."""
+    model, batch, beams, longest = tiny(20, seed=3, kind=kind, eos_bias=3.0), prefixes(12), 4, 10
+    found = beam_search(
+        model, batch, eos_id=EOS, beam_size=beams, max_new_tokens=longest, length_penalty=penalty,
+        num_hypotheses=beams, constraints=rules,
+    )  # fmt: skip
+    model.generation_config.pad_token_id = EOS
+    theirs = model.generate(
+        inputs_embeds=batch, attention_mask=torch.ones(batch.shape[:2]), do_sample=False, num_beams=beams,
+        num_return_sequences=beams, max_new_tokens=longest, length_penalty=penalty, early_stopping="never",
+        return_dict_in_generate=True, output_scores=True, min_new_tokens=rules.min_new_tokens,
+        repetition_penalty=rules.repetition_penalty, no_repeat_ngram_size=rules.no_repeat_ngram,
+    )  # fmt: skip
+    rows = [row[: row.index(EOS) + 1] if EOS in row else row for row in theirs.sequences.tolist()]
+    ours = [hypothesis for image in found for hypothesis in image]
+    assert [full(h) for h in ours] == rows
+    assert [h.score for h in ours] == pytest.approx(theirs.sequences_scores.tolist(), abs=1e-4)
+    assert len({len(row) for row in rows}) > 2 or penalty == 2  # which no end withstands
+
+
 def test_log_probability_is_that_of_the_caption():
     model = tiny(20, seed=3)
     batch = prefixes(8)
@@ -147,15 +222,17 @@ def test_log_probability_is_that_of_the_caption():
             assert hypothesis.score == pytest.approx(hypothesis.log_probability / hypothesis.length, abs=1e-5)
 
 
-def test_neighbours_in_the_batch_change_nothing():
-    model = tiny(50, seed=3)
-    batch = prefixes(16)
-    together = beam_search(model, batch, eos_id=EOS, beam_size=5, max_new_tokens=15, num_hypotheses=2)
+@pytest.mark.parametrize("rules", [UNCONSTRAINED, ALL_RULES])
+def test_a_batch_of_64_is_64_batches_of_1(rules):
+    model = tiny(50, seed=3).double()
+    batch = prefixes(64).double()
+    sizes = dict(eos_id=EOS, beam_size=5, max_new_tokens=15, num_hypotheses=2, constraints=rules)
+    together = beam_search(model, batch, **sizes)
     assert len({hypotheses[0].length for hypotheses in together}) > 2
     for prefix, hypotheses in zip(batch, together, strict=True):
-        (alone,) = beam_search(model, prefix[None], eos_id=EOS, beam_size=5, max_new_tokens=15, num_hypotheses=2)
+        (alone,) = beam_search(model, prefix[None], **sizes)
         assert [h.tokens for h in alone] == [h.tokens for h in hypotheses]
-        assert [h.log_probability for h in alone] == pytest.approx([h.log_probability for h in hypotheses], abs=1e-4)
+        assert [h.log_probability for h in alone] == pytest.approx([h.log_probability for h in hypotheses], abs=1e-9)
 
 
 def test_the_same_search_twice_is_the_same():
@@ -201,4 +278,7 @@ def test_wrong_use():
         beam_search(model, prefixes(1), eos_id=EOS, beam_size=5, num_hypotheses=6)
     with pytest.raises(ModelError, match="NaN at token 1"):
         beam_search(model, prefixes(2) * float("nan"), eos_id=EOS)
+    with pytest.raises(ModelError, match="no caption keeps the constraints"):
+        never = Constraints(min_new_tokens=9, no_repeat_ngram=1)  # of six tokens
+        beam_search(model, prefixes(2), eos_id=EOS, max_new_tokens=10, constraints=never)
     assert beam_search(model, prefixes(0), eos_id=EOS) == []
