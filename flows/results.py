@@ -27,7 +27,7 @@ def validate_inputs(config: Config, limit: int | None) -> None:
         raise ModelError(f"embed.encoder: there is no folder {folder}; correct the path after local-dir:")
     read_landing(config, limit)
     if config.train.language_model.name != "scratch":
-        from clipcap.model.language_model import find_language_model
+        from clipcap.model.pretrained import find_language_model
 
         find_language_model(config.train.language_model.name)
 

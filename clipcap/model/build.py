@@ -11,8 +11,9 @@ from clipcap.config import CaptionConfig, TrainConfig
 from clipcap.errors import ModelError
 from clipcap.model.captioner import Captioner, CaptionerSettings
 from clipcap.model.checkpoint import LANGUAGE_MODEL
-from clipcap.model.language_model import hidden_size_of, load_language_model, new_language_model, positions_of
+from clipcap.model.language_model import hidden_size_of, new_language_model, positions_of
 from clipcap.model.mapping import build_mapper
+from clipcap.model.pretrained import load_language_model
 
 
 def build_captioner(

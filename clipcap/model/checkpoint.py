@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from clipcap.errors import CheckpointError, ModelError
 from clipcap.model.captioner import VERSION, Captioner, CaptionerSettings
-from clipcap.model.language_model import hidden_size_of, load_language_model, quiet
+from clipcap.model.language_model import hidden_size_of, quiet
 from clipcap.model.mapping import build_mapper
+from clipcap.model.pretrained import load_language_model
 from clipcap.storage.commit import sha256_of
 
 CONFIG = "config.json"

@@ -8,7 +8,8 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from clipcap.config import LanguageModelConfig
 from clipcap.errors import ModelError
-from clipcap.model.language_model import EOS, load_language_model, new_language_model, positions_of, train_tokenizer
+from clipcap.model.language_model import EOS, new_language_model, positions_of, train_tokenizer
+from clipcap.model.pretrained import load_language_model
 
 CAPTIONS = ["A dog runs.", "a red dog sits on the grass", "Two dogs  run on the grass .", "the red ball"] * 5
 SMALL = LanguageModelConfig(name="scratch", layers=2, heads=2, hidden_size=16, vocab_size=300)
