@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -100,17 +100,17 @@ class EmbedConfig(Section):
 
 class LanguageModelConfig(Section):
     name: str = "gpt2"
-    """A causal language model of transformers: hub name, or folder ("./…", relative to the config), or "scratch"."""
+    """A causal language model: hub name, folder ("./…", relative to the config), .gguf file, or "scratch"."""
     tune: bool = False
     """Whether the language model learns too; one from scratch always does."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
-    """Rank of low-rank adapters (LoRA) that learn while the language model itself stays frozen; 0 has none."""
+    """Rank of low-rank adapters (LoRA, Hu et al. 2021) that learn while the model itself stays frozen; 0 has none."""
     lora_alpha: Annotated[float, Field(gt=0)] = 16.0
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_dropout: Share = 0.0
-    """Dropout before the adapters."""
+    """Dropout of what the adapters read."""
     lora_targets: list[str] = []
-    """Names of the layers that get adapters; empty: all linear layers but the vocabulary head."""
+    """Layers that get adapters, for example ["q_proj", "v_proj"]; empty: all linear ones but the vocabulary head."""
     layers: Positive = 4
     """Scratch only: transformer blocks."""
     heads: Positive = 4
@@ -124,16 +124,23 @@ class LanguageModelConfig(Section):
     dropout: Share = 0.1
     """Scratch only: residual, attention and embedding dropout."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> LanguageModelConfig:
+        if self.lora_rank and (self.tune or self.name == "scratch"):
+            what = "tune = true" if self.tune else 'name = "scratch"'
+            raise ValueError(f"lora_rank is for a frozen language model, and {what} trains all of it: choose one")
+        return self
+
 
 class SelfCriticalConfig(Section):
     epochs: Annotated[int, Field(ge=0)] = 0
-    """Passes over the images after the ordinary training, rewarded with CIDEr-D (Rennie et al. 2017); 0 has none."""
+    """Passes over the images after the ordinary training, rewarded with CIDEr-D, the end a word of it; 0 has none."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """Constant after a short warm-up."""
     batch_size: Positive = 16
     """Images in a step."""
     samples: Annotated[int, Field(ge=2)] = 5
-    """Captions sampled for each image; the mean reward of the others is each one's baseline."""
+    """Captions sampled for each image; each one's baseline is the mean reward of the others (Luo 2020)."""
 
 
 class TrainConfig(Section):
@@ -318,7 +325,11 @@ def _anchor(values: dict[str, Any], folder: Path) -> None:
     anchor(values.get("embed"), "encoder", prefix="local-dir:")
     train = values.get("train")
     language_model = train.get("language_model") if isinstance(train, dict) else None
-    anchor(language_model, "name", is_path=lambda text: text.startswith(("./", "../", "/")))
+
+    def is_model_file(text: str) -> bool:  # "owner/repository/file.gguf" is on the hub, unless it is here
+        return text.endswith(".gguf") and (text.count("/") < 2 or (folder / text).is_file())
+
+    anchor(language_model, "name", is_path=lambda text: text.startswith(("./", "../", "/")) or is_model_file(text))
 
 
 def load_config(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -359,8 +370,20 @@ def parse_config(values: dict[str, Any], where: str = "the configuration") -> Co
     Raises:
         ConfigError: with every problem at once, each with its key.
     """
+    return parse_section(Config, values, where)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def parse_section(kind: type[AnySection], values: dict[str, Any], where: str) -> AnySection:
+    """Validates plain values as one section (or the whole).
+
+    Raises:
+        ConfigError: with every problem at once, each with its key.
+    """
     try:
-        return Config.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         problems = []
         for problem in error.errors():

@@ -144,7 +144,7 @@ class _Order:
     counts: np.ndarray
     """(E) int32: how often the reference has it."""
     starts: np.ndarray
-    """(R + 1) int64: first entry of each reference."""
+    """(R + 1) int64: first entry of each reference, and the end."""
     norms: np.ndarray
     """(R) float64: length of each reference's vector."""
 

@@ -140,7 +140,7 @@ class FromReward(Phase):
         self.epochs = config.self_critical.epochs
         self.embeddings = examples.embeddings
         self.rows = torch.tensor([row for row, texts in enumerate(pairs.captions) if any(t.strip() for t in texts)])
-        self.learner: SelfCritical = SelfCritical(captioner, pairs.captions, config.self_critical)
+        self.learner: SelfCritical = SelfCritical(captioner, pairs.captions, config.self_critical, config.max_tokens)
 
     def _batches(self, order: torch.Generator) -> list[Tensor]:
         shuffled = self.rows[torch.randperm(len(self.rows), generator=order)]
