@@ -12,8 +12,9 @@ from clipcap.errors import ModelError
 from clipcap.model.captioner import Captioner, CaptionerSettings
 from clipcap.model.checkpoint import LANGUAGE_MODEL
 from clipcap.model.language_model import hidden_size_of, new_language_model, positions_of
+from clipcap.model.lora import add_adapters
 from clipcap.model.mapping import build_mapper
-from clipcap.model.pretrained import load_language_model
+from clipcap.model.pretrained import hub_commit, language_model_identity, load_language_model
 
 
 def build_captioner(
@@ -27,7 +28,7 @@ def build_captioner(
     encoder: str = "",
     encoder_hash: str = "",
 ) -> Captioner:
-    """A mapper with random weights (torch's current seed) in front of its language model.
+    """A mapper with random weights (torch's current seed) in front of its language model, adapters in it if asked for.
 
     Args:
         config: the section [train].
@@ -55,6 +56,9 @@ def build_captioner(
             f"train.prefix_length {config.prefix_length} and train.max_tokens {config.max_tokens} need more than the "
             f"{positions} positions of language model {wanted.name!r}: lower one of them"
         )
+    if wanted.lora_rank:
+        add_adapters(language_model, wanted)
+    is_stored = is_new or wanted.tune
     sizes: dict[str, Any] = config.model_dump(
         include={
             "mapper", "prefix_length", "clip_length", "mapper_layers", "mapper_heads", "mapper_hidden", "normalize",
@@ -69,8 +73,10 @@ def build_captioner(
         encoder_hash=encoder_hash,
         features=features,  # type: ignore[arg-type]
         clip_tokens=clip_tokens,
-        language_model=LANGUAGE_MODEL if is_new or wanted.tune else wanted.name,
-        tuned=is_new or wanted.tune,
+        language_model=LANGUAGE_MODEL if is_stored else wanted.name,
+        language_model_hash="" if is_stored else language_model_identity(wanted.name) or hub_commit(wanted.name),
+        tuned=is_stored,
+        lora=wanted.lora_rank > 0,
         eos_id=tokenizer.eos_token_id,
     )
     return Captioner(

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from clipcap.config import CaptionConfig
 from clipcap.errors import EmbeddingError, ShapeError
 from clipcap.model.language_model import last_logits, word_embeddings
+from clipcap.model.lora import adapter_weights, train_adapters
 
 VERSION = 1
 """Of the stored format (config.json)."""
@@ -50,11 +51,13 @@ class CaptionerSettings(BaseModel):
     clip_tokens: int = 0
     """Patch tokens of an image, each of size ``clip_dim``; 0 where an image is one vector."""
     language_model: str = "lm"
-    """Hub name or folder of a frozen language model; "lm" for one stored beside this file."""
+    """Hub name, folder or GGUF file of a frozen language model; "lm" for one stored beside this file."""
+    language_model_hash: str = ""
+    """Of a frozen one: a hash of its files, or the commit on the hub, and captioning takes no other; empty: any."""
     tuned: bool = True
     """Whether the language model learned too (then it is stored in lm/)."""
     lora: bool = False
-    """Whether low-rank adapters of the language model are stored beside this file."""
+    """Whether low-rank adapters of a frozen language model are stored beside this file, in lora/."""
     tokenizer: str = ""
     """Hub name or folder of the tokenizer where lm/ holds none (imported weights); empty: the language model's."""
     eos_id: int
@@ -73,7 +76,8 @@ class CaptionerSettings(BaseModel):
 class Captioner(nn.Module):
     """Writes captions for CLIP embeddings.
 
-    A language model that is not tuned needs no gradients and stays in eval mode, whatever ``train()`` is called with.
+    A language model that is not tuned needs no gradients and stays in eval mode, whatever ``train()`` is called with;
+    its adapters (``settings.lora``, see :mod:`clipcap.model.lora`) learn and follow it.
 
     Attributes:
         mapper: (B, C) → (B, P, D).
@@ -93,6 +97,9 @@ class Captioner(nn.Module):
         self.mapper, self.language_model, self.tokenizer, self.settings = mapper, language_model, tokenizer, settings
         if not settings.tuned:
             language_model.requires_grad_(False)
+        if settings.lora:
+            for parameter in adapter_weights(language_model).values():
+                parameter.requires_grad_(True)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Captioner:
@@ -100,6 +107,8 @@ class Captioner(nn.Module):
         super().train(mode)
         if not self.settings.tuned:
             self.language_model.eval()
+        if self.settings.lora:
+            train_adapters(self.language_model, mode)
         return self
 
     @property

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from clipcap.model.language_model import quiet
 from clipcap.storage.commit import sha256_of
 from clipcap.storage.manifest import digest
 
-_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError)  # of from_pretrained
+_FAILURES = (OSError, ValueError, TypeError, LookupError, ImportError, RuntimeError, struct.error)  # of from_pretrained
 _ADVICE = (
     "give an existing folder or .gguf file, a name on the Hugging Face hub (with internet, or downloaded before), "
     'or "scratch" for a new GPT-2'
@@ -165,22 +168,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     )
 
 
-def _ask_hub(name: str, repository: str) -> None:
+def _ask_hub(name: str, repository: str, revision: str = "") -> None:
     try:
         from huggingface_hub import HfApi
 
-        HfApi().model_info(repository, timeout=10)  # one question: from_pretrained asks for 20 s where nobody answers
+        # One question: from_pretrained asks for 20 s where nobody answers.
+        HfApi().model_info(repository, revision=revision or None, timeout=10)
     except Exception as error:  # its own kinds, and any of the HTTP client below it
         raise ModelError(
-            f"language model {name!r} not found: no such folder, and the hub did not give it "
-            f"({type(error).__name__}): {_ADVICE}"
+            f"language model {name!r}{revision and f' at commit {revision}'} not found: no such folder, and the hub "
+            f"did not give it ({type(error).__name__}): {_ADVICE}"
         ) from None
 
 
 def _from_hub(
     source: _Source, name: str, tokenizer: str, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    _ask_hub(name, source.place)
+    _ask_hub(name, source.place, options.get("revision", ""))
     try:
         return _from_pretrained(source, tokenizer, local_files_only=False, **options)
     except _FAILURES as error:
@@ -194,9 +198,12 @@ def _from_pretrained(
     words = load_tokenizer(tokenizer) if tokenizer else AutoTokenizer.from_pretrained(source.place, **options)
     # Weights that stay in GGUF's blocks could neither learn nor be saved.
     dense = {"quantization_config": GgufConfig(dequantize=True)} if source.gguf else {}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        source.place, dtype=torch.float32, output_loading_info=True, use_safetensors=use_safetensors, **dense, **options
-    )
+    # Reading GGUF shows a bar of its own, which cannot be turned off.
+    with redirect_stderr(io.StringIO()) if source.gguf else nullcontext():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.place, dtype=torch.float32, output_loading_info=True, use_safetensors=use_safetensors,
+            **dense, **options,
+        )  # fmt: skip
     model, info = loaded
     # transformers only warns, and goes on with random weights in their place.
     broken = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))

@@ -36,9 +36,14 @@ class Shard:
 
 
 def train_key(shards: Sequence[Shard], config: TrainConfig) -> str:
-    """Cache key: embeddings, captions and splits (all in the shard's parquet), and every setting of the training."""
+    """Cache key: embeddings, captions and splits (all in the shard's parquet), settings, a local language model."""
     inputs = [(s.embed.file("embeddings").sha256, s.download.file("shard").sha256) for s in shards]
-    return digest([VERSION, sorted(inputs), config.model_dump()])
+    identity = []
+    if config.language_model.name != "scratch" and Path(config.language_model.name).expanduser().exists():
+        from clipcap.model.pretrained import language_model_identity
+
+        identity = [language_model_identity(config.language_model.name)]
+    return digest([VERSION, sorted(inputs), config.model_dump(), *identity])
 
 
 def model_id_of(dataset: str, config: TrainConfig, key: str) -> str:
