@@ -34,6 +34,7 @@ class CaptionedImage:
     reason: str = ""
     caption: str = ""
     log_probability: float | None = None
+    tokens: int = 0
     captions: list[str] = field(default_factory=list)
     """All that were asked for, best first; the first one is ``caption``."""
 
@@ -51,7 +52,11 @@ def expand(inputs: Iterable[str]) -> list[str]:
 
 
 def caption_images(
-    inputs: Iterable[str], captioner: Captioner, encoder: Encoder, config: CaptionConfig, num_captions: int = 1
+    inputs: Iterable[str],
+    captioner: Captioner,
+    encoder: Encoder,
+    config: CaptionConfig,
+    num_captions: int | None = None,
 ) -> Iterator[CaptionedImage]:
     """Captions images in batches of ``config.batch_size``.
 
@@ -59,6 +64,7 @@ def caption_images(
         one row for each input, in order; one that cannot be read is "failed" with its reason.
     """
     from clipcap.decoding.caption import generate_many
+    from clipcap.decoding.rerank import ClipRerank
 
     rows = [CaptionedImage(image) for image in expand(inputs)]
     for start in range(0, len(rows), config.batch_size):
@@ -71,10 +77,12 @@ def caption_images(
                 row.status, row.reason = "failed", str(error) or type(error).__name__
         good = [row for row in batch if row.status == "ok"]
         if good:
-            embeddings = encoder.encode_with_features(np.stack(pixels))[1]
-            for row, found in zip(good, generate_many(captioner, embeddings, config, num_captions), strict=True):
+            embeddings, features = encoder.encode_with_features(np.stack(pixels))
+            rerank = ClipRerank(encoder, embeddings, config.rerank) if config.rerank else None
+            captions = generate_many(captioner, features, config, num_captions, rerank)
+            for row, found in zip(good, captions, strict=True):
                 row.captions = [caption.text for caption in found]
-                row.caption, row.log_probability = found[0].text, found[0].log_probability
+                row.caption, row.log_probability, row.tokens = found[0].text, found[0].log_probability, found[0].tokens
         yield from batch
 
 

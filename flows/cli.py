@@ -145,20 +145,29 @@ def caption(
     images: Annotated[list[str], typer.Argument(help="Files, folders or URLs.")],
     model: Annotated[str, typer.Option("--model", help="A model id of the lake, or a model's folder.")] = "",
     beam_size: Annotated[int | None, typer.Option("--beam-size", min=1, help="Beams; 1 is greedy.")] = None,
-    num_captions: Annotated[int, typer.Option("--num-captions", min=1, help="Captions for each image.")] = 1,
+    num_captions: Annotated[int | None, typer.Option("--num-captions", min=1, help="Captions for each image.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="beam, sample or published.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="Sampling: below 1 is careful.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Sampling: from the K likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Sampling: from the nucleus of this mass.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Sampling: the same seed, the same captions.")] = None,
+    rerank: Annotated[float | None, typer.Option("--rerank", help="Weight of CLIP in choosing, 0 to 1.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Caption images now: one row for each input, failures included.
+    """Caption images now: one row for each input, failures included. What is not given is as the model says.
 
     Example: clipcap caption photo.jpg photos/ --model models/my-model --json
     """
     _state["debug"] = debug
     from flows.results import caption_now
 
-    rows = caption_now(images, _model_folder(model, data_dir), beam_size, num_captions, device)
+    rows = caption_now(
+        images, _model_folder(model, data_dir), device, beam_size=beam_size, num_captions=num_captions, method=method,
+        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, rerank=rerank,
+    )  # fmt: skip
     if as_json:
         console.print_json(rows)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from clipcap.config import CaptionConfig, Config
+from clipcap.config import CaptionConfig, Config, parse_section
 from clipcap.errors import ModelError
 from flows import console
 
@@ -72,10 +72,12 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     typer.echo(f"\n{outcome['report']}")
 
 
-def caption_now(
-    images: list[str], folder: Path, beam_size: int | None, num_captions: int, device: str
-) -> list[dict[str, Any]]:
-    """Loads a model and its encoder, and captions."""
+def caption_now(images: list[str], folder: Path, device: str, **asked: Any) -> list[dict[str, Any]]:
+    """Loads a model and its encoder, and captions.
+
+    Args:
+        asked: fields of ``CaptionConfig``; those that are None are as the model's own settings say.
+    """
     from clipcap.captioning import caption_images
     from clipcap.embedding.encoder import get_encoder, resolve_device
     from clipcap.model.checkpoint import load_captioner
@@ -90,9 +92,18 @@ def caption_now(
             f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
             f"{folder.name} was trained with ({settings.encoder_hash[:12]})"
         )
-    asked = {"beam_size": max(beam_size or settings.decoding.beam_size, num_captions)}
-    config: CaptionConfig = settings.decoding.model_copy(update=asked)
-    return [asdict(row) for row in caption_images(images, captioner, encoder, config, num_captions)]
+    config = decoding(settings.decoding, {name: value for name, value in asked.items() if value is not None})
+    return [asdict(row) for row in caption_images(images, captioner, encoder, config)]
+
+
+def decoding(stored: CaptionConfig, asked: dict[str, Any]) -> CaptionConfig:
+    """The model's own way of decoding with what was asked for; says so where more captions need more beams."""
+    config = parse_section(CaptionConfig, {**stored.model_dump(), **asked}, "clipcap caption")
+    needed = max(config.num_captions, config.candidates if config.rerank else 0)
+    if config.method == "sample" or needed <= config.beam_size:
+        return config
+    console.stderr.print(f"{needed} captions need as many beams: beam size {needed} instead of {config.beam_size}")
+    return config.model_copy(update={"beam_size": needed})
 
 
 def models(lake: Lake) -> list[dict[str, Any]]:

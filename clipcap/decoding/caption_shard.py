@@ -71,7 +71,14 @@ def caption_shard(
             [lake.absolute(embed.file("embeddings").path)],
             clip_dim=settings.clip_dim, encoder_hash=settings.encoder_hash or None,
         )  # fmt: skip
-        captions = generate(captioner, stored.features, config) if stored.keys else []
+        rerank = None
+        if config.rerank and stored.keys:
+            from clipcap.decoding.rerank import ClipRerank
+            from clipcap.embedding.encoder import get_encoder
+
+            encoder = get_encoder(stored.info.encoder, str(captioner.device))
+            rerank = ClipRerank(encoder, stored.vectors, config.rerank)
+        captions = generate(captioner, stored.features, config, rerank) if stored.keys else []
         rows = len(captions)
         table = pa.table(
             {

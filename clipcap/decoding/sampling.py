@@ -16,12 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from clipcap.decoding.cache import begin
-from clipcap.decoding.constraints import Constraints
+from clipcap.decoding.constraints import UNCONSTRAINED, Constraints
 from clipcap.decoding.hypotheses import Hypothesis
 from clipcap.errors import ModelError, ShapeError
 from clipcap.model.language_model import positions_of
-
-_NO_RULES = Constraints()
 
 
 @torch.inference_mode()
@@ -36,7 +34,7 @@ def sample(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    constraints: Constraints = _NO_RULES,
+    constraints: Constraints = UNCONSTRAINED,
 ) -> list[list[Hypothesis]]:
     """Draws captions token by token.
 

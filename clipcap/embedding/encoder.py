@@ -21,6 +21,7 @@ from clipcap.storage.manifest import digest
 if TYPE_CHECKING:
     import torch
 
+_TEXTS_AT_ONCE = 256
 _HASHED = (".json", ".safetensors", ".bin", ".pth", ".pt")  # of a local folder: what open_clip may read there
 
 
@@ -164,6 +165,29 @@ class Encoder:
             config["resize_mode"], config["fill_color"],
         )  # fmt: skip
 
+    def encode_text(self, texts: list[str]) -> np.ndarray:
+        """Embeds texts in the space of :meth:`encode`; what is longer than the text tower reads is cut.
+
+        Returns:
+            float32 (N, clip_dim), not normalised.
+
+        Raises:
+            ModelError: the encoder has no text tower.
+        """
+        import open_clip
+        import torch
+
+        try:
+            tokenizer = open_clip.get_tokenizer(self._asked.model)
+        except Exception as error:  # open_clip and the hub's client raise their own kinds
+            raise ModelError(f"encoder {self.name!r} has no tokenizer for captions ({type(error).__name__})") from None
+        vectors = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                tokens = tokenizer(texts[start : start + _TEXTS_AT_ONCE]).to(self.device)
+                vectors.append(self.model.encode_text(tokens).float().cpu().numpy())
+        return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32)
+
     def encode(self, pixels: np.ndarray) -> np.ndarray:
         """Embeds a batch; see :meth:`encode_with_features`."""
         return self.encode_with_features(pixels)[0]
@@ -199,11 +223,21 @@ class Encoder:
 
 
 def resolve_device(name: str) -> str:
-    """ "auto" to "cuda" where there is a GPU, else "cpu"; other names as they are."""
-    if name != "auto":
-        return name
+    """ "auto" to "cuda" where there is a GPU, else "cpu"; other names as they are.
+
+    Raises:
+        ModelError: a device that torch does not know, or a GPU where there is none.
+    """
     import torch
 
+    if name != "auto":
+        try:
+            kind = torch.device(name).type
+        except RuntimeError:
+            raise ModelError(f"there is no device {name!r}: write auto, cpu, cuda or cuda:1") from None
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ModelError(f"device {name!r}: this torch sees no GPU; use cpu, or install a CUDA build of torch")
+        return name
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

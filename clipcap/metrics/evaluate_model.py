@@ -133,5 +133,14 @@ def _caption_exchanged(
     order = np.random.default_rng(0).permutation(len(keys))
     giver = np.empty(len(keys), dtype=np.int64)
     giver[order] = np.roll(order, 1)  # a single cycle: no image keeps its own
-    vectors = stored.features[[row_of[keys[i]] for i in giver]]
-    return {key: caption.text for key, caption in zip(keys, generate(captioner, vectors, decoding), strict=True)}
+    rows = [row_of[keys[i]] for i in giver]
+    rerank = None
+    if decoding.rerank:
+        from clipcap.decoding.rerank import ClipRerank
+        from clipcap.embedding.encoder import get_encoder
+
+        rerank = ClipRerank(
+            get_encoder(stored.info.encoder, str(captioner.device)), stored.vectors[rows], decoding.rerank
+        )
+    captions = generate(captioner, stored.features[rows], decoding, rerank)
+    return {key: caption.text for key, caption in zip(keys, captions, strict=True)}

@@ -14,11 +14,12 @@ from torch import Tensor
 from clipcap.config import TrainConfig
 from clipcap.errors import ModelError
 from clipcap.model.captioner import Captioner
+from clipcap.model.precision import reduced_dtype
 from clipcap.training.checkpoints import Checkpoints
 from clipcap.training.phases import Phase, Step
 from clipcap.training.processes import Processes
 from clipcap.training.schedule import MovingAverage, make_optimizer
-from clipcap.training.validation import autocast_dtype, is_finite
+from clipcap.training.validation import is_finite
 
 LOG_LINES = 200
 """About so many lines of progress in a phase."""
@@ -107,7 +108,7 @@ class Run:
         self.without_better = 0
         self.optimizer = make_optimizer(self.learning, self.config.weight_decay)
         self.average = MovingAverage(self.learning, self.config.ema)
-        is_half = autocast_dtype(self.processes.device, self.config.precision) == torch.float16
+        is_half = reduced_dtype(self.processes.device, self.config.precision) == torch.float16
         self.scaler = torch.amp.GradScaler(self.processes.device.type, enabled=is_half)
 
     def run(self) -> Best:

@@ -11,6 +11,7 @@ from clipcap.config import CaptionConfig
 from clipcap.metrics.coco import ngram_metrics
 from clipcap.metrics.ptb_tokenizer import tokenize
 from clipcap.model.captioner import Captioner
+from clipcap.model.precision import reduced_dtype
 from clipcap.training.examples import Pairs, TrainingExamples
 
 
@@ -57,15 +58,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
     One for each step: autocast keeps cast weights until it ends, and a step changes the weights.
     """
-    dtype = autocast_dtype(device, precision)
+    dtype = reduced_dtype(device, precision)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-
-
-def autocast_dtype(device: torch.device, precision: str) -> torch.dtype | None:
-    """None is plain float32."""
-    if precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": None}[precision]
 
 
 def is_finite(tensors: Sequence[Tensor]) -> bool:

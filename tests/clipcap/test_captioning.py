@@ -131,7 +131,7 @@ def test_every_image_gets_a_caption_of_its_own_in_order(images: list[str], capti
 
 def test_several_captions_best_first(images: list[str], captioner: Captioner):
     for row in run(images[:3], captioner, num_captions=3):
-        assert len(row.captions) == 3 and row.captions[0] == row.caption
+        assert 1 <= len(set(row.captions)) == len(row.captions) <= 3 and row.captions[0] == row.caption
     assert all(len(row.captions) == 1 for row in run(images[:3], captioner))
 
 
