@@ -188,6 +188,7 @@ def in_precision(language_model: PreTrainedModel, device: torch.device, precisio
     kept = _casts.get(language_model)
     if kept is None or kept[0] != state:
         copied = copy.deepcopy(language_model)
-        torch.nn.Module.to(copied, dtype)  # of nn.Module: transformers' own asks for a quantizer first
+        for parameter in copied.parameters():  # not the buffers: rotary frequencies would lose their digits
+            parameter.data = parameter.data.to(dtype)
         kept = _casts[language_model] = (state, copied.eval())
     return kept[1]
