@@ -163,7 +163,7 @@ def test_training_and_captioning(source, tmp_path, learns):
 
 
 def test_another_file_in_its_place_is_noticed(source, tmp_path):
-    model, tokenizer, folder = source
+    folder = source[2]
     file = tmp_path / "model.gguf"
     file.write_bytes((folder / "model.gguf").read_bytes())
     train(TASK, TASK, config(file), tmp_path / "m", **NAMES)
