@@ -20,7 +20,7 @@ from clipcap.storage.manifest import Entry, Recorder, digest
 if TYPE_CHECKING:
     from clipcap.model.captioner import Captioner
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = pa.schema(
     [

@@ -18,7 +18,7 @@ from clipcap.errors import EmbeddingError, ShapeError
 from clipcap.model.language_model import last_logits, word_embeddings
 from clipcap.model.lora import adapter_weights, train_adapters
 
-VERSION = 1
+VERSION = 2
 """Of the stored format (config.json)."""
 
 IGNORED = -100

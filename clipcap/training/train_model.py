@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clipcap.training.examples import Pairs
     from clipcap.training.train import Progress
 
-VERSION = 1
+VERSION = 2
 TRAIN_SPLITS = ("train", "restval")
 
 

@@ -96,6 +96,20 @@ def test_it_really_resumes(tmp_path):
     assert seen[0].step == 20  # its checkpoint came after step 19
 
 
+def test_a_reward_phase_resumes_too(tmp_path):
+    """Stopped in the first phase, then twice in the second: its samples are the same ones again."""
+    reward = dict(epochs=2, batch_size=4, samples=2, learning_rate=1e-3)
+    settings = config(epochs=2, val_captions=6, select="cider", max_tokens=12, self_critical=reward)
+    train(pairs(), pairs(6, 1), settings, tmp_path / "whole", **NAMES)
+    for phase, step in (("captions", 9), ("reward", 3), ("reward", 8)):
+        with pytest.raises(Stop):
+            train_until(step, tmp_path / "parts", tmp_path / "resume", settings, phase)
+    train(pairs(), pairs(6, 1), settings, tmp_path / "parts", **NAMES, resume_folder=tmp_path / "resume")
+    assert weights_hash(tmp_path / "parts") == weights_hash(tmp_path / "whole")
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+    assert [line["step"] for line in history(tmp_path / "whole") if line["phase"] == "reward"] == list(range(1, 13))
+
+
 @pytest.mark.parametrize("damage", ["other settings", "truncated", "no best"])
 def test_a_checkpoint_that_is_not_of_this_training_is_not_used(tmp_path, damage, caplog):
     settings = config()
