@@ -194,6 +194,13 @@ def test_vectors_do_not_depend_on_the_batch():
 
 
 def test_devices_and_one_encoder_for_each_name():
-    assert resolve_device("cpu") == "cpu" and resolve_device("cuda:1") == "cuda:1"
+    assert resolve_device("cpu") == "cpu"
+    with pytest.raises(ModelError, match="there is no device 'gpu': write auto, cpu"):
+        resolve_device("gpu")
+    if torch.cuda.is_available():
+        assert resolve_device("cuda:0") == "cuda:0"
+    else:
+        with pytest.raises(ModelError, match="'cuda:1': this torch sees no GPU"):
+            resolve_device("cuda:1")
     assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     assert get_encoder("builtin:sample", "cpu") is get_encoder("builtin:sample", "cpu")
