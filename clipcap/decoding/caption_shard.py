@@ -69,7 +69,7 @@ def caption_shard(
 
         stored = read_embeddings(
             [lake.absolute(embed.file("embeddings").path)],
-            clip_dim=settings.clip_dim, encoder_hash=settings.encoder_hash or None,
+            clip_dim=settings.clip_dim, encoder_hash=settings.encoder_hash or None, features=settings.features,
         )  # fmt: skip
         rerank = None
         if config.rerank and stored.keys:

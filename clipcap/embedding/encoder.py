@@ -43,9 +43,9 @@ def parse_encoder(name: str) -> EncoderName:
     Raises:
         ModelError: OpenAI's weights under a name with the wrong activation, or a name without weights.
     """
-    found = re.fullmatch(r"(.*)#(tower|tokens)(\d*)", name)
+    found = re.fullmatch(r"(.*)#(tower|tokens(\d*))", name)
     if found:
-        kind: Any = found[2]
+        kind: Any = "tower" if found[2] == "tower" else "tokens"
         return replace(parse_encoder(found[1]), features=kind, token_grid=int(found[3] or 0))
     if name == "builtin:sample":
         return EncoderName(f"local-dir:{resource('assets') / 'sample_encoder'}")

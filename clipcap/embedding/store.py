@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,6 +40,11 @@ class EmbeddingInfo(BaseModel):
         """Size of a vector that models read."""
         return self.feature_dim or self.clip_dim
 
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Of what models read of one image: (C,), or (L, C) patch tokens."""
+        return (self.feature_tokens, self.input_dim) if self.feature_tokens else (self.input_dim,)
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -73,9 +78,8 @@ def write_embeddings(
     """
     columns = {"clip_embedding": _half(path, info, keys, vectors, (info.clip_dim,))}
     if info.features != "embedding":
-        tokens = (info.feature_tokens,) if info.feature_tokens else ()
         given = np.empty(0) if features is None else features
-        columns["clip_features"] = _half(path, info, keys, given, (*tokens, info.feature_dim))
+        columns["clip_features"] = _half(path, info, keys, given, info.feature_shape)
     table = pa.table({"sample_key": pa.array(keys, pa.string()), "sha256": pa.array(sha256, pa.string()), **columns})
     unused = {"features", "feature_dim", "feature_tokens"} if info.features == "embedding" else None
     table = table.replace_schema_metadata({_METADATA_KEY: info.model_dump_json(exclude=unused).encode()})
@@ -109,26 +113,32 @@ def read_info(path: Path) -> EmbeddingInfo:
 
 
 def read_embeddings(
-    paths: Iterable[Path], *, clip_dim: int | None = None, encoder_hash: str | None = None
+    paths: Iterable[Path],
+    *,
+    clip_dim: int | None = None,
+    encoder_hash: str | None = None,
+    features: str | None = None,
+    only: Collection[str] | None = None,
 ) -> Embeddings:
     """Reads files of one encoder into one array.
 
     Args:
         clip_dim: the size that the caller can use: of the features, where there are any, else of the embedding.
         encoder_hash: the encoder that the caller can use.
+        features: the kind of features that the caller can use.
+        only: keys of the rows that are wanted; None for all.
 
     Raises:
-        EmbeddingError: no file, or a file of another dimension, encoder or preprocessing.
+        EmbeddingError: no file, or a file of another dimension, encoder, kind of features or preprocessing.
     """
+    paths = list(paths)
     first: EmbeddingInfo | None = None
-    keys: list[str] = []
-    hashes: list[str] = []
-    vectors: list[np.ndarray] = []
-    features: list[np.ndarray] = []
     for path in paths:
         info = read_info(path)
         if clip_dim is not None and info.input_dim != clip_dim:
             raise EmbeddingError(f"{path}: embeddings of dimension {info.input_dim}, expected {clip_dim}")
+        if features is not None and info.features != features:
+            raise EmbeddingError(f"{path}: features of kind {info.features!r}, expected {features!r}")
         if encoder_hash is not None and info.encoder_hash != encoder_hash:
             raise EmbeddingError(
                 f"{path}: embeddings of {info.encoder} ({info.encoder_hash[:12]}), expected weights {encoder_hash[:12]}"
@@ -136,20 +146,29 @@ def read_embeddings(
         if first is not None and info != first:
             raise EmbeddingError(f"{path}: embeddings of {info.encoder}, mixed with those of {first.encoder}")
         first = info
-        table = pq.read_table(path)
-        keys += table["sample_key"].to_pylist()
-        hashes += table["sha256"].to_pylist()
-        vectors.append(_matrix(table["clip_embedding"], info.clip_dim))
-        if info.features != "embedding":
-            shape = (info.feature_tokens, info.feature_dim) if info.feature_tokens else (info.feature_dim,)
-            features.append(_matrix(table["clip_features"], int(np.prod(shape))).reshape(-1, *shape))
     if first is None:
         raise EmbeddingError("there are no embeddings to read: run the embed stage first")
-    together = np.concatenate(vectors)
-    return Embeddings(first, keys, hashes, together, np.concatenate(features) if features else together)
+    keys: list[str] = []
+    hashes: list[str] = []
+    # Filled file by file: beside the rows only one file is in memory at a time, and what stays empty takes none.
+    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    vectors = np.empty((rows, first.clip_dim), np.float16)
+    seen = np.empty((rows, *first.feature_shape), np.float16)
+    for path in paths:
+        table = pq.read_table(path)
+        if only is not None:
+            table = table.filter(pa.array([key in only for key in table["sample_key"].to_pylist()], pa.bool_()))
+        part = slice(len(keys), len(keys) + len(table))
+        keys += table["sample_key"].to_pylist()
+        hashes += table["sha256"].to_pylist()
+        vectors[part] = _matrix(table["clip_embedding"], vectors.shape[1:])
+        if first.features != "embedding":
+            seen[part] = _matrix(table["clip_features"], seen.shape[1:])
+    vectors = vectors[: len(keys)]
+    return Embeddings(first, keys, hashes, vectors, vectors if first.features == "embedding" else seen[: len(keys)])
 
 
-def _matrix(column: pa.ChunkedArray, clip_dim: int) -> np.ndarray:
-    """Zero-copy where the column is one chunk; a list column that came back without its fixed size is accepted."""
+def _matrix(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:
+    """(rows, *shape), zero-copy where the column is one chunk; a list that came back without a fixed size will do."""
     array = column.combine_chunks()
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), clip_dim)
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), *shape)

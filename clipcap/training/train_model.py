@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from clipcap.config import TrainConfig
@@ -60,7 +59,6 @@ def read_pairs(lake: Lake, shards: Sequence[Shard], splits: Sequence[str]) -> tu
     """What models read, (N, C) or (N, L, C), and captions of all embedded images of ``splits`` that have a caption."""
     from clipcap.training.examples import Pairs
 
-    stored = read_embeddings(lake.absolute(s.embed.file("embeddings").path) for s in shards)
     captions: dict[str, list[str]] = {}
     for shard in shards:
         table = pq.read_table(
@@ -69,10 +67,8 @@ def read_pairs(lake: Lake, shards: Sequence[Shard], splits: Sequence[str]) -> tu
         for row in table.to_pylist():
             if row["split"] in splits and row["captions"]:
                 captions[row["sample_key"]] = row["captions"]
-    rows = [index for index, key in enumerate(stored.keys) if key in captions]
-    pairs = Pairs(embeddings=stored.features[np.array(rows, dtype=np.int64)],
-                  captions=[captions[stored.keys[row]] for row in rows])  # fmt: skip
-    return pairs, stored.info
+    stored = read_embeddings((lake.absolute(s.embed.file("embeddings").path) for s in shards), only=captions)
+    return Pairs(stored.features, [captions[key] for key in stored.keys]), stored.info
 
 
 def train_model(

@@ -60,7 +60,7 @@ def encoded(encoder: Encoder, monkeypatch) -> list[int]:
     return rows
 
 
-def download(lake: Lake, images: list[bytes], index: int = 0) -> Entry:
+def download(lake: Lake, images: list[bytes], index: int = 0, captions: list[str] | None = None) -> Entry:
     """A downloaded shard without a downloader."""
     job = ShardJob(BATCH, f"0a1b2c3d-{index:05d}", 0, len(images))
     keys = [f"0a1b2c3d-{index * 100 + n:07d}" for n in range(len(images))]
@@ -72,7 +72,11 @@ def download(lake: Lake, images: list[bytes], index: int = 0) -> Entry:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     fetched = {k: Fetched(k, True, "", hashlib.sha256(d).hexdigest()) for k, d in zip(keys, images, strict=True)}
-    rows = [{"sample_key": key, "url": f"http://a/{key}", "captions": [], "split": ""} for key in keys]
+    texts = [[text] for text in captions] if captions else [[]] * len(keys)
+    rows = [
+        {"sample_key": key, "url": f"http://a/{key}", "captions": text, "split": "train" if text else ""}
+        for key, text in zip(keys, texts, strict=True)
+    ]
     tar, table = lake.shard(BATCH, job.shard_id, "tar"), lake.shard(BATCH, job.shard_id, "parquet")
     ledger = lake.ledger("download", BATCH, job.shard_id)
     entry_id = f"download/{BATCH}/{job.shard_id}"
@@ -223,3 +227,61 @@ def test_the_key_follows_images_weights_and_versions(lake: Lake, encoder: Encode
     assert embed_key(shard, Encoder(f"local-dir:{folder}")) != key
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     assert embed_key(shard, encoder) != key
+
+
+@pytest.mark.parametrize("kind", ["tower", "tokens", "tokens1"])
+def test_features_are_stored_once_for_each_image_and_beside_the_same_embedding(
+    lake: Lake, encoder: Encoder, encoded: list[int], kind: str
+):
+    plain = stored(lake, embed(lake, download(lake, [jpeg(n) for n in range(4)]), encoder))
+    encoded.clear()
+    other = Encoder(f"builtin:sample#{kind}", "cpu")
+    first, second = download(lake, [jpeg(0), jpeg(1), jpeg(0)], 1), download(lake, [jpeg(1), jpeg(2), jpeg(3)], 2)
+    assert embed_key(first, other) != embed_key(first, encoder)
+    one = embed(lake, first, other)
+    two = embed(lake, second, other, others=HashIndex(lake, [one]).files_for(second))
+    assert sum(encoded) == 4
+    got = read_embeddings(lake.absolute(entry.file("embeddings").path) for entry in (one, two))
+    images = [0, 1, 0, 1, 2, 3]
+    np.testing.assert_allclose(got.vectors, plain.vectors[images], atol=2e-3)
+    shape = {"tower": (768,), "tokens": (4, 768), "tokens1": (1, 768)}[kind]
+    assert got.features.shape == (6, *shape) and got.info.feature_shape == shape and got.info.encoder_hash == other.hash
+    assert one.meta["clip_dim"] == 768
+    for a, b in ((0, 2), (1, 3)):
+        np.testing.assert_array_equal(got.features[a], got.features[b])
+    empty = stored(lake, embed(lake, download(lake, [], 3), other))
+    assert empty.features.shape == (0, *shape) and empty.info == got.info
+
+
+@pytest.mark.parametrize(("kind", "mapper"), [("tower", "mlp"), ("tokens", "transformer"), ("tokens", "linear")])
+def test_a_model_learns_from_features_and_captions_no_others(lake: Lake, tmp_path: Path, kind: str, mapper: str):
+    """From images to captions through every stage; each caption holds the word of its own image."""
+    from clipcap.config import CaptionConfig, LanguageModelConfig, TrainConfig
+    from clipcap.decoding.caption_shard import caption_shard
+    from clipcap.model.checkpoint import load_captioner
+    from clipcap.training.train_model import Shard, read_pairs, train_model
+
+    words = ["one circle", "two squares here", "a third thing", "four"]
+    downloaded = download(lake, [jpeg(n) for n in range(4)], captions=words)
+    encoder = Encoder(f"builtin:sample#{kind}", "cpu")
+    shards = [Shard(downloaded, embed(lake, downloaded, encoder))]
+    pairs, info = read_pairs(lake, shards, ("train",))
+    np.testing.assert_array_equal(pairs.embeddings, stored(lake, shards[0].embed).features)
+    config = TrainConfig(
+        mapper=mapper, prefix_length=4, mapper_layers=1, mapper_heads=2, mapper_hidden=32, epochs=60, batch_size=4,
+        learning_rate=1e-2, warmup_steps=2, precision="float32",
+        language_model=LanguageModelConfig(name="scratch", layers=1, heads=2, hidden_size=32, dropout=0.0),
+    )  # fmt: skip
+    train_model(lake, "toy-model", shards, config, "k" * 64)
+    captioner = load_captioner(lake.model("toy-model"))
+    assert captioner.settings.features == kind and captioner.settings.encoder == encoder.name
+    assert captioner.settings.input_shape == info.feature_shape
+    entry = caption_shard(lake, shards[0].embed, captioner, CaptionConfig(beam_size=2), "k", "run")
+    assert pq.read_table(lake.absolute(entry.file("captions").path))["caption"].to_pylist() == words
+
+    plain = embed(lake, downloaded, Encoder("builtin:sample", "cpu"))
+    with pytest.raises(EmbeddingError, match="dimension 256, expected 768"):
+        caption_shard(lake, plain, captioner, CaptionConfig(), "k", "run")
+    captioner.settings = captioner.settings.model_copy(update={"clip_dim": 256})
+    with pytest.raises(EmbeddingError, match=f"features of kind 'embedding', expected '{kind}'"):
+        caption_shard(lake, plain, captioner, CaptionConfig(), "k", "run")

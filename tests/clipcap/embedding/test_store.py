@@ -168,3 +168,42 @@ def test_features_stand_beside_the_embedding_in_the_same_row(tmp_path: Path, tok
 def test_models_read_the_embedding_where_there_is_nothing_else(tmp_path: Path):
     stored = read_embeddings([write(tmp_path / "e.parquet")])
     assert stored.features is stored.vectors and stored.info.input_dim == 8
+
+
+def test_only_the_rows_that_are_wanted(tmp_path: Path):
+    paths = [write(tmp_path / f"{name}.parquet", 4, seed=n) for n, name in enumerate("abc")]
+    everything = read_embeddings(paths)
+    wanted = {"a-3", "c-0", "c-2", "nobody's"}
+    some = read_embeddings(paths, only=wanted)
+    rows = [row for row, key in enumerate(everything.keys) if key in wanted]
+    assert some.keys == ["a-3", "c-0", "c-2"] and some.sha256 == [everything.sha256[row] for row in rows]
+    np.testing.assert_array_equal(some.vectors, everything.vectors[rows])
+    assert read_embeddings(paths, only=()).vectors.shape == (0, 8)
+
+
+def tokens_of(path: Path, rows: int = 2) -> Path:
+    info = INFO.model_copy(update={"features": "tokens", "feature_dim": 8, "feature_tokens": 3})
+    keys = [f"{path.stem}-{n}" for n in range(rows)]
+    write_embeddings(path, info, keys, keys, vectors(rows), vectors(rows, 24).reshape(rows, 3, 8))
+    return path
+
+
+def test_another_kind_of_features_is_neither_mixed_nor_given_to_whom_it_does_not_fit(tmp_path: Path):
+    plain, tokens = write(tmp_path / "a.parquet"), tokens_of(tmp_path / "b.parquet")
+    assert read_embeddings([tokens], clip_dim=8, features="tokens").features.shape == (2, 3, 8)
+    with pytest.raises(EmbeddingError, match=r"b\.parquet: features of kind 'tokens', expected 'embedding'"):
+        read_embeddings([tokens], clip_dim=8, features="embedding")
+    with pytest.raises(EmbeddingError, match=r"b\.parquet: .*mixed with"):
+        read_embeddings([plain, tokens])
+
+
+def test_plain_sql_reads_files_with_and_without_features_together(tmp_path: Path):
+    plain, tokens = write(tmp_path / "a.parquet"), tokens_of(tmp_path / "b.parquet")
+    with duckdb.connect() as connection:
+        rows = connection.execute(f"""
+            select sample_key, clip_embedding::float[8], clip_features[9:16]
+            from read_parquet(['{plain}', '{tokens}'], union_by_name = true) order by 1""").fetchall()
+    assert [row[0] for row in rows] == [*(f"a-{n}" for n in range(5)), "b-0", "b-1"]
+    np.testing.assert_array_equal(np.array([row[1] for row in rows[5:]]), vectors(2))
+    assert all(row[2] is None for row in rows[:5])
+    np.testing.assert_array_equal(rows[6][2], vectors(2, 24)[1, 8:16])  # the second token of the second image
