@@ -12,7 +12,7 @@ from clipcap.model.mapping import build_mapper
 CLIP_DIM, P, HIDDEN = 6, 3, 16
 
 
-def make(tuned=True, normalize=True, dropout=0.0):
+def make(tuned=True, normalize=True, dropout=0.0, **more):
     torch.manual_seed(0)
     sizes = LanguageModelConfig(layers=2, heads=2, hidden_size=HIDDEN, vocab_size=260, dropout=dropout)
     model, tokenizer = new_language_model(sizes, ["a b"], positions=32)
@@ -24,8 +24,9 @@ def make(tuned=True, normalize=True, dropout=0.0):
         normalize=normalize,
         tuned=tuned,
         eos_id=0,
+        **more,
     )
-    return Captioner(build_mapper(settings, CLIP_DIM, HIDDEN), model, tokenizer, settings)
+    return Captioner(build_mapper(settings, CLIP_DIM, HIDDEN, settings.clip_tokens), model, tokenizer, settings)
 
 
 @pytest.fixture
@@ -119,6 +120,25 @@ def test_a_tuned_language_model_gets_both(batch):
 def test_an_embedding_of_another_shape_is_named(shape):
     with pytest.raises(ShapeError, match=rf"\(batch, 6\), got \({shape[0]},"):
         make().prefix(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("mapper", ["linear", "transformer"])
+def test_patch_tokens_are_normalised_each_by_itself(mapper):
+    captioner = make(mapper=mapper, mapper_heads=2, mapper_layers=1, features="tokens", clip_tokens=P)
+    tokens = torch.randn(2, P, CLIP_DIM)
+    expected = captioner.mapper(tokens / tokens.square().sum(-1, keepdim=True).sqrt())
+    louder = tokens * torch.tensor([1.0, 5.0, 0.2])[:, None]
+    torch.testing.assert_close(captioner.prefix(louder), expected)
+    assert expected.shape == (2, P, HIDDEN)
+
+
+@pytest.mark.parametrize("shape", [(2, CLIP_DIM), (2, P + 1, CLIP_DIM), (2, P, 5), (2, 1, P, CLIP_DIM)])
+def test_patch_tokens_of_another_shape_are_named(shape):
+    captioner = make(mapper="linear", features="tokens", clip_tokens=P)
+    with pytest.raises(ShapeError, match=rf"\(batch, 3, 6\), got \({shape[0]},"):
+        captioner.prefix(torch.zeros(shape))
+    with pytest.raises(EmbeddingError, match=r"\(images, 3, 6\), got float32"):
+        check_embeddings(torch.zeros(shape), captioner.settings.input_shape, "here")
 
 
 def test_captions_and_embeddings_must_pair_up(batch):
