@@ -77,6 +77,12 @@ class EmbedConfig(Section):
     """"auto" (GPU where there is one), "cpu", "cuda", "cuda:1"."""
     batch_size: Positive = 64
     """Images in one forward pass."""
+    precision: Precision = "auto"
+    """Of the image tower; "auto" is bfloat16 where the processor multiplies it, else float16 on a GPU, else float32."""
+    compile: bool = False
+    """Make a program of the image tower with torch.compile: slow to start, for long runs."""
+    parallel_shards: Positive = 2
+    """Shards under way on a device, so that one's files are read and written while the other computes."""
     features: Literal["embedding", "tower", "tokens"] = "embedding"
     """What models learn from: the embedding, the tower's pooled features before its projection, or its patch tokens."""
     token_grid: Annotated[int, Field(ge=0)] = 0
@@ -94,8 +100,8 @@ class EmbedConfig(Section):
             raise ValueError('token_grid needs features = "tokens"')
         return self
 
-    workers: Annotated[int, Field(ge=0)] = 2
-    """Processes that decode images; 0 decodes in the main process."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that decode images: one for each core, or a number; 0 decodes in the main process."""
 
 
 class LanguageModelConfig(Section):

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from clipcap.embedding.embed import HashIndex, embed_key
-from clipcap.embedding.encoder import Encoder, get_encoder
+import time
+from collections import Counter
+from itertools import cycle
+
+from clipcap.embedding.embed import embed_key
+from clipcap.embedding.encoder import Encoder, get_encoder, list_devices
+from clipcap.embedding.hash_index import HashIndex
+from clipcap.embedding.rates import describe
 from clipcap.storage.manifest import Entry
 from clipcap.training.train_model import Shard
-from flows.stages import Job, RunContext, run_jobs
+from flows.stages import Job, RunContext, run_jobs, say
 
 
 def embed_jobs(context: RunContext, downloads: list[Entry], encoder: Encoder) -> list[Job]:
     named = {"encoder": encoder.name, "features": "embedding", "token_grid": 0}  # the name says what is stored
     config = context.config.embed.model_copy(update=named)
+    devices = cycle(list_devices(config.device))
     index: list[HashIndex] = []  # built only if something is to be embedded
 
     def hash_index() -> HashIndex:
         if not index:
             same = (e for e in context.index.of_stage("embed") if e.meta["encoder_id"] == encoder.id)
-            index.append(HashIndex(context.lake, same))
+            index.append(HashIndex(context.lake, same, encoder.precision))
         return index[0]
 
     def task():  # type: ignore[no-untyped-def]
@@ -31,20 +38,54 @@ def embed_jobs(context: RunContext, downloads: list[Entry], encoder: Encoder) ->
             embed_key(shard, encoder),
             shard.rows.get("ok", 0),
             task,
-            lambda: {"shard": shard, "config": config, "run_id": context.run_id,
-                     "others": hash_index().files_for(shard)},
+            lambda: {"shard": shard, "config": config.model_copy(update={"device": next(devices)}),
+                     "run_id": context.run_id, "others": hash_index().start(shard)},
             lambda entry: hash_index().add(entry),
+            lambda: hash_index().must_wait(shard),
         )  # fmt: skip
 
     return [job(shard) for shard in downloads]
 
 
 def embed(context: RunContext, downloads: list[Entry], encoder_name: str = "") -> list[Shard]:
-    """Embeds shards one after the other: the encoder has the whole device, decoding its own processes.
+    """Embeds shards, a few at a time on each device; decoding has processes of its own.
 
     Args:
         encoder_name: another encoder than the configured one, for a model that was trained with it.
     """
-    encoder = get_encoder(encoder_name or context.config.embed.encoder_name, context.config.embed.device)
-    entries = run_jobs(context, "embed", embed_jobs(context, downloads, encoder))
+    config = context.config.embed
+    encoder = get_encoder(encoder_name or config.encoder_name, config.device, config.precision, config.compile)
+    jobs = embed_jobs(context, downloads, encoder)
+    parallel = config.parallel_shards * len(list_devices(config.device))
+    entries = run_jobs(context, "embed", _told(context, jobs), parallel)
     return [Shard(download, entry) for download, entry in zip(downloads, entries, strict=True)]
+
+
+def _told(context: RunContext, jobs: list[Job]) -> list[Job]:
+    """The same jobs; after each new shard a line says how far the stage is, and which part of it limits."""
+    missing = [job for job in jobs if context.index.find(job.id, job.key) is None]
+    total, started, sums, done = sum(job.rows for job in missing), time.monotonic(), Counter[str](), [0, 0]
+
+    def told(job: Job) -> Job:
+        def finished(entry: Entry, before=job.done) -> None:  # type: ignore[no-untyped-def]
+            before(entry)
+            facts = entry.meta.get("measured", {})
+            sums.update({name: facts.get(name, 0) for name in ("encoded", "decode_s", "forward_s", "write_s")})
+            done[0] += 1
+            done[1] += job.rows
+            seconds = time.monotonic() - started
+            left_s = seconds / max(done[1], 1) * (total - done[1])
+            cosine = facts.get("cosine_to_float32")
+            precision = (
+                f" · {facts.get('precision')}, cosine to float32 {cosine:.5f}" if cosine and done[0] == 1 else ""
+            )
+            say(
+                "embed",
+                f"{done[0]} of {len(missing)} shards · {done[1]:,} of {total:,} images · "
+                f"{done[1] / max(seconds, 1e-9):,.0f}/s ({describe(sums)}) · {left_s:,.0f} s left{precision}",
+            )
+
+        job.done = finished
+        return job
+
+    return [told(job) for job in jobs]

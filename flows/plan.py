@@ -45,7 +45,8 @@ def make_plan(context: RunContext, limit: int | None = None) -> dict[str, Any]:
     shards = -(-usable // size)
 
     downloads = _next(context, stages, "download", batch and download_jobs(context, batch), shards, usable)
-    encoder = get_encoder(context.config.embed.encoder_name, context.config.embed.device)
+    config = context.config.embed
+    encoder = get_encoder(config.encoder_name, config.device, config.precision, config.compile)
     embeds = _next(context, stages, "embed", downloads and embed_jobs(context, downloads, encoder), shards, usable)
     pairs = [Shard(d, e) for d, e in zip(downloads or [], embeds or [], strict=True)] if embeds else []
     models = _next(context, stages, "train", [train_job(context, pairs)] if pairs else None, 1, usable)

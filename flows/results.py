@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def validate_inputs(config: Config, limit: int | None) -> None:
     """Fails before any flow starts where the source or the encoder cannot be used."""
     from clipcap.dataset.land import read_landing
-    from clipcap.embedding.encoder import parse_encoder
+    from clipcap.embedding.encoder_name import parse_encoder
 
     name = parse_encoder(config.embed.encoder)
     folder = name.model.removeprefix("local-dir:")

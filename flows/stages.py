@@ -39,6 +39,8 @@ class Job:
     """Called when the task is submitted; the key and the lake are added."""
     done: Callable[[Entry], None] = lambda entry: None
     """Called with each new entry before the next job is submitted."""
+    must_wait: Callable[[], bool] = lambda: False
+    """Whether this job needs what one that is under way makes."""
 
 
 @dataclass
@@ -94,7 +96,7 @@ def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int
         if entries[-1] is not None:
             cached += 1
             continue
-        while len(under_way) >= parallel:
+        while under_way and (len(under_way) >= parallel or job.must_wait()):
             collect()
         # A miss is a miss: what Prefect remembers of this key was made of files that are gone. Its small results
         # lie below the lake; the flow's own default cannot be changed any more once the flow is running.

@@ -1,4 +1,4 @@
-"""How a training shows itself: a bar on a terminal, a line every few seconds elsewhere."""
+"""How long work shows itself: a bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from clipcap.embedding.rates import Rates
     from clipcap.training.train import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -72,3 +73,20 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
             bars.update(tasks[line.phase], completed=line.step, facts=facts, rate=line.samples_per_s)  # type: ignore[arg-type]
 
         yield on_step
+
+
+@contextmanager
+def show_embedding(shard_id: str) -> Iterator[Callable[[Rates], None]]:
+    """Yields what is called after each batch; a shard that takes long says how far it is and what limits it."""
+    from clipcap.embedding.rates import describe as describe_rates
+
+    log, last = logging.getLogger("clipcap.embed"), [time.monotonic()]
+
+    def on_batch(rates: Rates) -> None:
+        if time.monotonic() - last[0] < _SECONDS_BETWEEN_LINES:
+            return
+        last[0] = time.monotonic()
+        log.info("embed     shard %s: %s of %s images · %s", shard_id, f"{rates.done:,}", f"{rates.images:,}",
+                 describe_rates(rates.facts()))  # fmt: skip
+
+    yield on_batch

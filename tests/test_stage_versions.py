@@ -27,7 +27,10 @@ STAGES: dict[str, list[str]] = {
     "land": ["dataset/land.py", "dataset/sources.py", "dataset/sample.py", "dataset/scenes.py",
              "dataset/scene_captions.py", "dataset/serve.py", "storage/ledger.py"],
     "download": ["dataset/download.py", "dataset/shards.py"],
-    "embed": ["embedding/embed.py", "embedding/decode.py", "embedding/encoder.py", "embedding/store.py"],
+    "embed": [
+        "embedding/embed.py", "embedding/decode.py", "embedding/encoder.py", "embedding/forward.py",
+        "embedding/towers.py", "embedding/store.py",
+    ],
     "train": ["training/train_model.py", "training/*.py", *_MODEL],
     "caption": ["decoding/caption_shard.py", *_DECODING, *_MODEL],
     "evaluate": ["metrics/evaluate_model.py", "metrics/*.py", *_DECODING, "../sql/metrics/*.sql"],

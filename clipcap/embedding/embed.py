@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from clipcap.config import EmbedConfig
 from clipcap.dataset.shards import read_shard
-from clipcap.embedding.decode import decode_all
+from clipcap.embedding.decode_pool import decode_all, resolve_workers
 from clipcap.embedding.encoder import Encoder
+from clipcap.embedding.rates import Rates
 from clipcap.embedding.store import EmbeddingInfo, read_embeddings, write_embeddings
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
 from clipcap.storage.manifest import Entry, Recorder, digest
 
-VERSION = 1
+if TYPE_CHECKING:
+    from clipcap.embedding.forward import Pending
+
+VERSION = 2
 
 
 def _libraries() -> dict[str, str]:
@@ -27,13 +33,16 @@ def _libraries() -> dict[str, str]:
 
 
 def embed_key(shard: Entry, encoder: Encoder) -> str:
-    """Cache key: the images' bytes, the encoder's weights and preprocessing, and libraries that change vectors."""
-    return digest([VERSION, shard.file("shard_tar").sha256, encoder.hash, _libraries()])
+    """Cache key: the images' bytes, the encoder's weights and preprocessing, and libraries that change vectors.
+
+    The precision counts as it was asked for: "auto" is the same work on a machine with a GPU and on one without.
+    """
+    return digest([VERSION, shard.file("shard_tar").sha256, encoder.hash, encoder.precision, _libraries()])
 
 
-def _made_with() -> str:
+def made_with(precision: str) -> str:
     """What beside the encoder and the images decides a vector; in an entry's meta, so that old ones are not reused."""
-    return digest([VERSION, _libraries()])[:12]
+    return digest([VERSION, precision, _libraries()])[:12]
 
 
 def embed_shard(
@@ -44,13 +53,18 @@ def embed_shard(
     key: str,
     run_id: str = "",
     others: Iterable[str] = (),
+    on_batch: Callable[[Rates], None] = lambda rates: None,
 ) -> Entry:
     """Embeds each unique image of a shard once.
+
+    Images are decoded in worker processes while the device computes the batch before, whose results arrive while it
+    computes the next. Two shards under way at a time also hide the reading and writing of files.
 
     Args:
         shard: the entry of its download.
         key: from :func:`embed_key`.
         others: files of the same encoder, relative to the lake, that hold vectors of some of these bytes already.
+        on_batch: called after each batch with what was reached so far.
 
     Raises:
         EmbeddingError: a vector is not finite.
@@ -58,41 +72,17 @@ def embed_shard(
     batch_id, shard_id = shard.meta["batch_id"], shard.meta["shard_id"]
     with Recorder(
         lake, "embed", f"embed/{encoder.id}/{batch_id}/{shard_id}", key, run_id,
-        batch_id=batch_id, shard_id=shard_id, encoder_id=encoder.id, encoder=encoder.name, made_with=_made_with(),
+        batch_id=batch_id, shard_id=shard_id, encoder_id=encoder.id, encoder=encoder.name,
+        made_with=made_with(encoder.precision),
     ) as out:  # fmt: skip
         rows, images = read_shard(lake.absolute(shard.file("shard_tar").path), lake.absolute(shard.file("shard").path))
         vectors = _known(lake, others, {row["sha256"] for row in rows})
-        reasons: dict[str, str] = {}
-        wanted: list[str] = []
-
-        def new_images() -> Iterator[bytes]:
-            """Bytes that no row before had, and no other shard; their hashes go to ``wanted`` in the same order."""
-            seen = set(vectors)
-            for row, data in zip(rows, images, strict=True):
-                if row["sha256"] not in seen:
-                    seen.add(row["sha256"])
-                    wanted.append(row["sha256"])
-                    yield data
-
-        batch: list[tuple[str, np.ndarray]] = []
-
-        def encode() -> None:
-            if batch:
-                both = encoder.encode_with_features(np.stack([pixels for _, pixels in batch]))
-                encoded = (tuple(pair) for pair in zip(*(array.astype(np.float16) for array in both), strict=True))
-                vectors.update(zip((sha for sha, _ in batch), encoded, strict=True))
-                batch.clear()
-
-        for index, result in enumerate(decode_all(new_images(), encoder.preprocessing, config.workers)):
-            if isinstance(result, str):
-                reasons[wanted[index]] = result
-            else:
-                batch.append((wanted[index], result))
-            if len(batch) == config.batch_size:
-                encode()
-        encode()
+        rates = Rates(len({row["sha256"] for row in rows}), known=len(vectors))
+        new, reasons = _encode_new(rows, images, set(vectors), encoder, config, rates, on_batch)
+        vectors.update(new)
 
         embedded = [row for row in rows if row["sha256"] in vectors]
+        started = time.perf_counter()
         embedding, features = next(iter(vectors.values())) if vectors else _encode_nothing(encoder)
         has_features = encoder.features != "embedding"
         info = EmbeddingInfo(
@@ -120,7 +110,62 @@ def embed_shard(
         out.rows = write_ledger(ledger, "embed", batch_id, shard_id, outcomes)
         out.add("embeddings", path)
         out.add("ledger", ledger)
+        rates.write_s = time.perf_counter() - started
+        out.meta["measured"] = rates.facts() | encoder.facts()
+    on_batch(rates)
     return out.entry
+
+
+def _encode_new(
+    rows: list[dict[str, Any]], images: Iterator[bytes], known: set[str], encoder: Encoder, config: EmbedConfig,
+    rates: Rates, on_batch: Callable[[Rates], None],
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[str, str]]:  # fmt: skip
+    """By hash: embedding and features (float16) of each image that is not known yet, or the reason why it has none."""
+    vectors: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    reasons: dict[str, str] = {}
+    under_way: deque[tuple[list[str], Pending]] = deque()
+    batch: list[tuple[str, np.ndarray]] = []
+    wanted: deque[str] = deque()
+    workers = resolve_workers(config.workers)
+
+    def new_images() -> Iterator[bytes]:
+        """Bytes that no row before had; their hashes go to ``wanted`` in the same order."""
+        for row, data in zip(rows, images, strict=True):
+            if row["sha256"] not in known:
+                known.add(row["sha256"])
+                wanted.append(row["sha256"])
+                yield data
+
+    def collect() -> None:
+        hashes, pending = under_way.popleft()
+        embedding, features, seconds = pending.result()
+        pairs = zip(embedding.astype(np.float16), features.astype(np.float16), strict=True)
+        vectors.update(zip(hashes, pairs, strict=True))
+        rates.count(forward=len(hashes), forward_s=seconds)
+        on_batch(rates)
+
+    def encode() -> None:
+        if batch:
+            pixels = np.stack([image for _, image in batch])
+            under_way.append(([sha for sha, _ in batch], encoder.start(pixels)))
+            batch.clear()
+        while len(under_way) > 1:
+            collect()
+
+    for chunk in decode_all(new_images(), encoder.preprocessing, workers):
+        rates.count(decoded=len(chunk.results), decode_s=chunk.decode_s / max(workers, 1))
+        for result in chunk.results:
+            sha = wanted.popleft()
+            if isinstance(result, str):
+                reasons[sha] = result
+            else:
+                batch.append((sha, result))
+            if len(batch) == config.batch_size:
+                encode()
+    encode()
+    while under_way:
+        collect()
+    return vectors, reasons
 
 
 def _stacked(rows: list[np.ndarray], like: np.ndarray) -> np.ndarray:
@@ -133,33 +178,8 @@ def _known(lake: Lake, others: Iterable[str], hashes: set[str]) -> dict[str, tup
     for path in others:
         stored = read_embeddings([lake.absolute(path)])
         rows = zip(stored.sha256, stored.vectors, stored.features, strict=True)
-        found.update((sha, (vector, features)) for sha, vector, features in rows if sha in hashes)
+        found.update((sha, (vector, features)) for sha, vector, features in rows if sha and sha in hashes)
     return found
-
-
-class HashIndex:
-    """Which file of an encoder holds the vector of which image; read once, then kept current by the run.
-
-    Vectors that another version of the stage or of its libraries made are left out: the key promises new ones.
-    """
-
-    def __init__(self, lake: Lake, entries: Iterable[Entry]) -> None:
-        self._lake = lake
-        self._file_of: dict[str, str] = {}
-        for entry in entries:
-            self.add(entry)
-
-    def add(self, embed: Entry) -> None:
-        if embed.meta.get("made_with") != _made_with():
-            return
-        path = embed.file("embeddings").path
-        for sha in pq.read_table(self._lake.absolute(path), columns=["sha256"])["sha256"].to_pylist():
-            self._file_of.setdefault(sha, path)
-
-    def files_for(self, download: Entry) -> list[str]:
-        """Files that hold at least one image of the shard."""
-        table = pq.read_table(self._lake.absolute(download.file("shard").path), columns=["sha256"])
-        return sorted({self._file_of[sha] for sha in table["sha256"].to_pylist() if sha in self._file_of})
 
 
 def _encode_nothing(encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:

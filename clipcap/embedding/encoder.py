@@ -1,11 +1,12 @@
-"""open_clip encoders: what they are called, what identifies them, and their forward pass."""
+"""open_clip encoders: what identifies them, and what they make of images and texts."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import textwrap
-from dataclasses import asdict, dataclass, replace
+import threading
+from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,56 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from clipcap.embedding.decode import Preprocessing
+from clipcap.embedding.encoder_name import parse_encoder
 from clipcap.errors import ModelError
-from clipcap.resources import resource
 from clipcap.storage.commit import sha256_of
 from clipcap.storage.manifest import digest
 
 if TYPE_CHECKING:
     import torch
 
+    from clipcap.embedding.forward import ForwardPass, Pending
+
 _TEXTS_AT_ONCE = 256
 _HASHED = (".json", ".safetensors", ".bin", ".pth", ".pt")  # of a local folder: what open_clip may read there
-
-
-@dataclass(frozen=True)
-class EncoderName:
-    """How open_clip is asked for an encoder."""
-
-    model: str
-    pretrained: str = ""
-    features: Literal["embedding", "tower", "tokens"] = "embedding"
-    token_grid: int = 0
-
-
-def parse_encoder(name: str) -> EncoderName:
-    """Reads a name: "MODEL/PRETRAINED", "MODEL/path.pt", "hf-hub:…", "local-dir:…" or "builtin:sample".
-
-    What is stored beside the embedding may follow: "#tower", "#tokens", "#tokens7" (see ``EmbedConfig.features``).
-
-    Raises:
-        ModelError: OpenAI's weights under a name with the wrong activation, or a name without weights.
-    """
-    found = re.fullmatch(r"(.*)#(tower|tokens(\d*))", name)
-    if found:
-        kind: Any = "tower" if found[2] == "tower" else "tokens"
-        return replace(parse_encoder(found[1]), features=kind, token_grid=int(found[3] or 0))
-    if name == "builtin:sample":
-        return EncoderName(f"local-dir:{resource('assets') / 'sample_encoder'}")
-    if name.startswith(("hf-hub:", "local-dir:")):
-        return EncoderName(name)
-    model, slash, pretrained = name.partition("/")
-    if not slash or not pretrained:
-        raise ModelError(
-            f"encoder {name!r} names no weights: write MODEL/PRETRAINED, for example ViT-B-32-quickgelu/openai, "
-            "or hf-hub:…, local-dir:…, MODEL/path.pt"
-        )
-    if pretrained == "openai" and "quickgelu" not in model:
-        raise ModelError(
-            f"encoder {name!r}: OpenAI's weights were trained with QuickGELU and embed wrongly without it; "
-            f"use {model}-quickgelu/openai"
-        )
-    return EncoderName(model, pretrained)
 
 
 class Encoder:
@@ -71,12 +34,15 @@ class Encoder:
     Args:
         name: as in the configuration.
         device: "auto", "cpu", "cuda", "cuda:1".
+        precision: of the image tower, see :func:`clipcap.embedding.forward.tower_dtype`; texts are always float32.
+        compiles: whether torch.compile makes a program of the image tower.
     """
 
-    def __init__(self, name: str, device: str = "auto") -> None:
-        self.name = name
+    def __init__(self, name: str, device: str = "auto", precision: str = "auto", compiles: bool = False) -> None:
+        self.name, self.precision = name, precision
         self._asked = parse_encoder(name)
-        self._device = device
+        self._device, self._compiles = device, compiles
+        self._loading = threading.RLock()  # shards that are embedded side by side need one model
 
     @property
     def features(self) -> Literal["embedding", "tower", "tokens"]:
@@ -131,13 +97,18 @@ class Encoder:
 
         return torch.device(resolve_device(self._device))
 
-    @cached_property
+    @property
     def model(self) -> Any:
         """The open_clip model in eval mode on its device.
 
         Raises:
             ModelError: it cannot be found or loaded.
         """
+        with self._loading:
+            return self._model
+
+    @cached_property
+    def _model(self) -> Any:
         import open_clip
 
         self._local_folder  # noqa: B018  raises with a clear message where it is missing
@@ -205,21 +176,32 @@ class Encoder:
         Raises:
             ModelError: features of a tower that does not show them.
         """
-        import torch
+        embedding, features, _ = self.start(pixels).result()
+        return embedding, features
 
-        from clipcap.embedding.towers import embed_with_patches, pool_patches
+    def start(self, pixels: np.ndarray) -> Pending:
+        """Hands a batch to the device, where it may still compute when this returns."""
+        return self.forward_pass.start(pixels)
 
-        with torch.inference_mode():
-            images: Any = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
-            std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
-            images = (images.float() / 255 - mean) / std
-            if self.features == "embedding":
-                embedding = self.model.encode_image(images).float().cpu().numpy()
-                return embedding, embedding
-            embedding, pooled, patches = embed_with_patches(self.model, images)
-            features = pooled if self.features == "tower" else pool_patches(patches, self._asked.token_grid)
-        return embedding.float().cpu().numpy(), features.float().cpu().numpy()
+    def facts(self) -> dict[str, Any]:
+        """How it ran: precision, and the worst cosine to float32 of a few of this process's first images."""
+        done = self.forward_pass
+        return {"precision": str(done.dtype).removeprefix("torch."), "cosine_to_float32": done.cosine_to_float32}
+
+    @property
+    def forward_pass(self) -> ForwardPass:
+        with self._loading:
+            return self._forward_pass
+
+    @cached_property
+    def _forward_pass(self) -> ForwardPass:
+        from clipcap.embedding.forward import ForwardPass
+
+        self._weights_hash  # noqa: B018  of the weights as they were loaded, before the pass casts them
+        return ForwardPass(
+            self.model, self.preprocessing, self.device, features=self.features, token_grid=self._asked.token_grid,
+            precision=self.precision, compiles=self._compiles,
+        )  # fmt: skip
 
 
 def resolve_device(name: str) -> str:
@@ -241,7 +223,19 @@ def resolve_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@lru_cache(maxsize=2)
-def get_encoder(name: str, device: str = "auto") -> Encoder:
+def list_devices(name: str) -> list[str]:
+    """Every GPU, where "auto" or "cuda" names none in particular; else the one device."""
+    import torch
+
+    device = resolve_device(name)
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())] if device == "cuda" else [device]
+
+
+def get_encoder(name: str, device: str = "auto", precision: str = "auto", compiles: bool = False) -> Encoder:
     """The encoder, loaded once in a process; shards share it."""
-    return Encoder(name, device)
+    return _encoder(name, list_devices(device)[0], precision, compiles)
+
+
+@lru_cache(maxsize=8)
+def _encoder(name: str, device: str, precision: str, compiles: bool) -> Encoder:
+    return Encoder(name, device, precision, compiles)

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GPT2Config
 
 from clipcap.config import CaptionConfig
-from clipcap.embedding.encoder import parse_encoder
+from clipcap.embedding.encoder_name import parse_encoder
 from clipcap.errors import CheckpointError
 from clipcap.model.captioner import CaptionerSettings
 from clipcap.model.checkpoint import CONFIG, LANGUAGE_MODEL, MAPPING

@@ -62,8 +62,9 @@ def run_all(root: Path, images: Path, run_id: str, publishes: bool) -> None:
     from clipcap.config import Config, DatasetConfig, DownloadConfig, EmbedConfig
     from clipcap.dataset import download
     from clipcap.dataset.land import land, plan_shards, read_landing
-    from clipcap.embedding.embed import HashIndex, embed_key, embed_shard
+    from clipcap.embedding.embed import embed_key, embed_shard
     from clipcap.embedding.encoder import get_encoder
+    from clipcap.embedding.hash_index import HashIndex
     from clipcap.storage.lake import Lake
     from clipcap.storage.manifest import EntryIndex
     from clipcap.warehouse.publish import publish
@@ -88,7 +89,7 @@ def run_all(root: Path, images: Path, run_id: str, publishes: bool) -> None:
         key = embed_key(shard, encoder)
         done = index.find(f"embed/{encoder.id}/{shard.meta['batch_id']}/{shard.meta['shard_id']}", key)
         if done is None:
-            done = embed_shard(lake, shard, encoder, config.embed, key, run_id, hashes.files_for(shard))
+            done = embed_shard(lake, shard, encoder, config.embed, key, run_id, hashes.start(shard))
             hashes.add(done)
         used.append(done)
     if publishes:

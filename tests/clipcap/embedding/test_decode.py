@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from clipcap.embedding import decode as module
-from clipcap.embedding.decode import Preprocessing, decode, decode_all
-from clipcap.errors import ImageDecodeError, TransientError
+from clipcap.embedding.decode import Preprocessing, decode
+from clipcap.errors import ImageDecodeError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -179,100 +178,15 @@ def test_what_is_no_whole_image_is_refused_with_a_reason(name: str):
     assert "\n" not in str(raised.value) and "0x" not in str(raised.value), "the same file, the same reason"
 
 
-def test_a_header_that_claims_gigapixels_is_refused_before_memory_is_asked_for():
+@pytest.mark.parametrize("edge", [50_000, 60_000])
+def test_a_header_that_claims_gigapixels_is_refused_before_memory_is_asked_for(edge: int):
     import zlib
 
     png = bytearray(saved(noise(8, 8)))
-    png[16:24] = (60_000).to_bytes(4, "big") * 2
+    png[16:24] = edge.to_bytes(4, "big") * 2
     png[29:33] = zlib.crc32(bytes(png[12:29])).to_bytes(4, "big")
     with pytest.raises(ImageDecodeError, match="cannot be decoded"):
         decode(bytes(png), SQUASH)
-
-
-def mixed(count: int) -> list[bytes]:
-    """Good images of different sizes and, at every fifth place, something broken."""
-    broken = list(BROKEN.values())
-    return [
-        broken[n // 5 % len(broken)] if n % 5 == 3 else saved(noise(20 + n, 70 - n, n), "JPEG") for n in range(count)
-    ]
-
-
-def test_a_broken_image_loses_no_other_and_the_order_stays():
-    images = mixed(50)
-    results = list(decode_all(images, SQUASH, workers=0))
-    assert len(results) == 50
-    for number, (data, result) in enumerate(zip(images, results, strict=True)):
-        if number % 5 == 3:
-            assert isinstance(result, str) and result.startswith("cannot be decoded")
-        else:
-            np.testing.assert_array_equal(result, decode(data, SQUASH))
-
-
-def test_worker_processes_give_the_same_in_the_same_order():
-    images = mixed(50)
-    here = list(decode_all(images, SQUASH, workers=0))
-    there = list(decode_all(iter(images), SQUASH, workers=2))
-    assert [r if isinstance(r, str) else r.tobytes() for r in there] == [
-        r if isinstance(r, str) else r.tobytes() for r in here
-    ]
-    assert list(decode_all([], SQUASH, workers=2)) == []
-
-
-def test_the_stream_is_not_read_far_ahead(monkeypatch):
-    monkeypatch.setattr(module, "ProcessPoolExecutor", ThreadPool)
-    taken = 0
-
-    def stream():
-        nonlocal taken
-        for _ in range(2000):
-            taken += 1
-            yield BROKEN["html"]
-
-    results = decode_all(stream(), SQUASH, workers=2)
-    next(results)
-    assert taken <= 16 * 9
-    assert len(list(results)) == 1999
-
-
-def test_what_breaks_in_the_stream_comes_out(monkeypatch):
-    monkeypatch.setattr(module, "ProcessPoolExecutor", ThreadPool)
-
-    def stream():
-        yield BROKEN["html"]
-        raise RuntimeError("the tar ends")
-
-    for workers in (0, 2):
-        with pytest.raises(RuntimeError, match="the tar ends"):
-            list(decode_all(stream(), SQUASH, workers))
-
-
-def test_a_worker_that_dies_is_worth_another_try(monkeypatch):
-    monkeypatch.setattr(module, "ProcessPoolExecutor", BrokenPool)
-    with pytest.raises(TransientError, match=r"embed\.workers = 0"):
-        list(decode_all([b""], SQUASH, workers=2))
-
-
-class ThreadPool:
-    """Threads in the place of processes, where only the bookkeeping is tested."""
-
-    def __new__(cls, workers: int, mp_context=None):
-        from concurrent.futures import ThreadPoolExecutor
-
-        return ThreadPoolExecutor(workers)
-
-
-class BrokenPool:
-    def __new__(cls, workers: int, mp_context=None):
-        from concurrent.futures import ThreadPoolExecutor
-        from concurrent.futures.process import BrokenProcessPool
-
-        def die(*_):
-            raise BrokenProcessPool("a process was killed")
-
-        pool = ThreadPoolExecutor(1)
-        submit = pool.submit
-        pool.submit = lambda *_: submit(die)
-        return pool
 
 
 def test_photographs_of_the_shared_data_are_equal_to_open_clip(shared: Path):
@@ -284,3 +198,56 @@ def test_photographs_of_the_shared_data_are_equal_to_open_clip(shared: Path):
         if ImageOps.exif_transpose(image).size == image.size:
             data = file.read_bytes()
             np.testing.assert_array_equal(decode(data, to), open_clip_pixels(data, to), err_msg=file.name)
+
+
+def differences(data: bytes, to: Preprocessing) -> np.ndarray:
+    return np.abs(decode(data, to).astype(int) - open_clip_pixels(data, to).astype(int))
+
+
+def is_reduced(data: bytes, to: Preprocessing, monkeypatch) -> bool:
+    """Whether Pillow was given less than the whole image to resize."""
+    seen = []
+    resize = Image.Image.resize
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "resize", lambda self, *a, **k: seen.append(self.size) or resize(self, *a, **k))
+        decode(data, to)
+    return seen[0] not in (Image.open(io.BytesIO(data)).size, Image.open(io.BytesIO(data)).size[::-1])
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash", "longest"])
+@pytest.mark.parametrize("size", [(1201, 803), (803, 1201), (1000, 1000), (4001, 300)], ids=str)
+def test_a_large_jpeg_is_reduced_within_the_stated_tolerance(mode: str, size: tuple[int, int], monkeypatch):
+    to = wanted(resize_mode=mode)
+    data = saved(noise(*size), "JPEG", quality=92)
+    assert is_reduced(data, to, monkeypatch)
+    off = differences(data, to)
+    assert off.mean() < 1 and off.max() <= 16, (off.mean(), off.max())
+
+
+def test_an_image_less_than_four_times_its_target_is_decoded_whole(monkeypatch):
+    data = saved(noise(127, 127), "JPEG")
+    assert not is_reduced(data, wanted(), monkeypatch)
+    assert differences(data, wanted()).max() == 0
+    assert is_reduced(saved(noise(128, 128), "JPEG"), wanted(), monkeypatch)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_oriented_too(orientation: int, monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = noise(1100, 301)
+    data = saved(image, "JPEG", exif=exif, quality=95)
+    upright = saved(ImageOps.exif_transpose(Image.open(io.BytesIO(data))), "PNG")
+    to = wanted(24, 24, resize_mode="longest")
+    assert is_reduced(data, to, monkeypatch)
+    off = np.abs(decode(data, to).astype(int) - open_clip_pixels(upright, to).astype(int))
+    assert off.mean() < 1.5, "resized, then turned: the same picture"
+
+
+def test_reduced_photographs_stay_within_the_stated_tolerance(shared: Path):
+    files = sorted((shared / "flickr8k" / "images").glob("*.webp"))[:24]
+    assert files
+    for file in files:
+        data = saved(Image.open(file).convert("RGB"), "JPEG", quality=90)
+        off = differences(data, wanted(32, 32))
+        assert 0 < off.mean() < 1 and off.max() <= 16, (file.name, off.mean(), off.max())

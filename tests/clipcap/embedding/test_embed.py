@@ -19,8 +19,9 @@ from clipcap.dataset.land import URLS_SCHEMA, ShardJob
 from clipcap.dataset.scenes import render_jpeg, scene
 from clipcap.dataset.shards import Fetched, pack_shard
 from clipcap.embedding import embed as module
-from clipcap.embedding.embed import HashIndex, embed_key, embed_shard
+from clipcap.embedding.embed import embed_key, embed_shard
 from clipcap.embedding.encoder import Encoder
+from clipcap.embedding.hash_index import HashIndex
 from clipcap.embedding.store import read_embeddings
 from clipcap.errors import EmbeddingError
 from clipcap.resources import resource
@@ -43,20 +44,20 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder("builtin:sample", "cpu")
+    return Encoder("builtin:sample", "cpu", "float32")
 
 
 @pytest.fixture
 def encoded(encoder: Encoder, monkeypatch) -> list[int]:
     """Rows of each forward pass."""
     rows: list[int] = []
-    encode = Encoder.encode_with_features
+    encode = Encoder.start
 
     def counted(self: Encoder, pixels: np.ndarray):
         rows.append(len(pixels))
         return encode(self, pixels)
 
-    monkeypatch.setattr(Encoder, "encode_with_features", counted)
+    monkeypatch.setattr(Encoder, "start", counted)
     return rows
 
 
@@ -148,9 +149,9 @@ def test_each_unique_image_is_encoded_once_across_shards(lake: Lake, encoder: En
     a, b, c, d = (jpeg(n) for n in range(4))
     first, second = download(lake, [a, b, c], 0), download(lake, [c, d, a], 1)
     one = embed(lake, first, encoder)
-    index = HashIndex(lake, [one])
-    assert index.files_for(second) == [one.file("embeddings").path]
-    two = embed(lake, second, encoder, others=index.files_for(second))
+    index = HashIndex(lake, [one], "float32")
+    assert index.start(second) == [one.file("embeddings").path]
+    two = embed(lake, second, encoder, others=index.start(second))
     assert encoded == [3, 1]
     np.testing.assert_array_equal(stored(lake, two).vectors[[0, 2]], stored(lake, one).vectors[[2, 0]])
     alone = Lake(lake.root.parent / "alone")
@@ -161,14 +162,14 @@ def test_each_unique_image_is_encoded_once_across_shards(lake: Lake, encoder: En
 
 def test_the_index_learns_from_each_new_shard_and_forgets_other_versions(lake: Lake, encoder: Encoder, monkeypatch):
     first, second = download(lake, [jpeg(0)], 0), download(lake, [jpeg(0)], 1)
-    index = HashIndex(lake, [])
-    assert index.files_for(second) == []
+    index = HashIndex(lake, [], "float32")
+    assert index.start(second) == []
     one = embed(lake, first, encoder)
     index.add(one)
-    assert index.files_for(second) == [one.file("embeddings").path]
+    assert index.start(second) == [one.file("embeddings").path]
     monkeypatch.setattr(module, "version", lambda name: "99.0")
     assert embed_key(first, encoder) != one.key
-    assert HashIndex(lake, [one]).files_for(second) == [], "the key promises vectors of the new versions"
+    assert HashIndex(lake, [one], "float32").start(second) == [], "the key promises vectors of the new versions"
 
 
 def test_images_that_cannot_be_decoded_have_their_row_and_stop_nothing(
@@ -204,9 +205,10 @@ def test_speed_settings_change_no_vector(lake: Lake, encoder: Encoder, config: d
 
 
 def test_values_that_are_not_finite_stop_the_stage_and_write_nothing(lake: Lake, encoder: Encoder, monkeypatch):
-    monkeypatch.setattr(
-        Encoder, "encode_with_features", lambda self, pixels: (np.full((len(pixels), 256), np.nan, np.float32),) * 2
-    )
+    import torch
+
+    bad = lambda images: (torch.full((len(images), 256), torch.nan),) * 2  # noqa: E731
+    monkeypatch.setattr(encoder.forward_pass, "_run", bad)
     with pytest.raises(EmbeddingError, match="not finite"):
         embed(lake, download(lake, [jpeg(0)]), encoder)
     assert not (lake.root / "embeddings").exists() or not list((lake.root / "embeddings").rglob("*.parquet"))
@@ -219,12 +221,14 @@ def test_the_key_follows_images_weights_and_versions(lake: Lake, encoder: Encode
     assert embed_key(download(lake, [jpeg(0), jpeg(1)]), encoder) == key
     assert embed_key(download(lake, [jpeg(1), jpeg(0)]), encoder) != key
     folder = Path(shutil.copytree(resource("assets") / "sample_encoder", tmp_path / "copy"))
-    assert embed_key(shard, Encoder(f"local-dir:{folder}")) == key, "the same weights elsewhere are the same"
+    assert embed_key(shard, Encoder(f"local-dir:{folder}", "cpu", "float32")) == key, (
+        "the same weights elsewhere are the same"
+    )
     weights = folder / "open_clip_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert embed_key(shard, Encoder(f"local-dir:{folder}")) != key
+    assert embed_key(shard, Encoder(f"local-dir:{folder}", "cpu", "float32")) != key
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     assert embed_key(shard, encoder) != key
 
@@ -235,11 +239,11 @@ def test_features_are_stored_once_for_each_image_and_beside_the_same_embedding(
 ):
     plain = stored(lake, embed(lake, download(lake, [jpeg(n) for n in range(4)]), encoder))
     encoded.clear()
-    other = Encoder(f"builtin:sample#{kind}", "cpu")
+    other = Encoder(f"builtin:sample#{kind}", "cpu", "float32")
     first, second = download(lake, [jpeg(0), jpeg(1), jpeg(0)], 1), download(lake, [jpeg(1), jpeg(2), jpeg(3)], 2)
     assert embed_key(first, other) != embed_key(first, encoder)
     one = embed(lake, first, other)
-    two = embed(lake, second, other, others=HashIndex(lake, [one]).files_for(second))
+    two = embed(lake, second, other, others=HashIndex(lake, [one], "float32").start(second))
     assert sum(encoded) == 4
     got = read_embeddings(lake.absolute(entry.file("embeddings").path) for entry in (one, two))
     images = [0, 1, 0, 1, 2, 3]
@@ -263,7 +267,7 @@ def test_a_model_learns_from_features_and_captions_no_others(lake: Lake, tmp_pat
 
     words = ["one circle", "two squares here", "a third thing", "four"]
     downloaded = download(lake, [jpeg(n) for n in range(4)], captions=words)
-    encoder = Encoder(f"builtin:sample#{kind}", "cpu")
+    encoder = Encoder(f"builtin:sample#{kind}", "cpu", "float32")
     shards = [Shard(downloaded, embed(lake, downloaded, encoder))]
     pairs, info = read_pairs(lake, shards, ("train",))
     np.testing.assert_array_equal(pairs.embeddings, stored(lake, shards[0].embed).features)
@@ -279,9 +283,100 @@ def test_a_model_learns_from_features_and_captions_no_others(lake: Lake, tmp_pat
     entry = caption_shard(lake, shards[0].embed, captioner, CaptionConfig(beam_size=2), "k", "run")
     assert pq.read_table(lake.absolute(entry.file("captions").path))["caption"].to_pylist() == words
 
-    plain = embed(lake, downloaded, Encoder("builtin:sample", "cpu"))
+    plain = embed(lake, downloaded, Encoder("builtin:sample", "cpu", "float32"))
     with pytest.raises(EmbeddingError, match="dimension 256, expected 768"):
         caption_shard(lake, plain, captioner, CaptionConfig(), "k", "run")
     captioner.settings = captioner.settings.model_copy(update={"clip_dim": 256})
     with pytest.raises(EmbeddingError, match=f"features of kind 'embedding', expected '{kind}'"):
         caption_shard(lake, plain, captioner, CaptionConfig(), "k", "run")
+
+
+def test_precision_is_part_of_the_key_and_its_cosine_is_told(lake: Lake, encoder: Encoder):
+    shard = download(lake, [jpeg(n) for n in range(6)])
+    reduced = Encoder("builtin:sample", "cpu", "bfloat16")
+    assert reduced.hash == encoder.hash and reduced.id == encoder.id
+    assert embed_key(shard, reduced) != embed_key(shard, encoder)
+    exact = embed(lake, shard, encoder)
+    assert exact.meta["measured"]["precision"] == "float32" and exact.meta["measured"]["cosine_to_float32"] is None
+    full = stored(lake, exact).vectors.astype(np.float64)
+    entry = embed(lake, shard, reduced)
+    half = stored(lake, entry).vectors.astype(np.float64)
+    cosines = (full * half).sum(1) / np.linalg.norm(full, axis=1) / np.linalg.norm(half, axis=1)
+    assert entry.meta["measured"]["precision"] == "bfloat16"
+    assert entry.meta["measured"]["cosine_to_float32"] == pytest.approx(cosines.min(), abs=5e-5)
+    assert 0.99 < cosines.min() < 1 - 1e-7, "computed in bfloat16, and near"
+
+
+def test_vectors_of_another_precision_are_not_reused(lake: Lake, encoder: Encoder):
+    one = embed(lake, download(lake, [jpeg(0)], 0), encoder)
+    second = download(lake, [jpeg(0)], 1)
+    assert HashIndex(lake, [one], "float32").start(second) != []
+    assert HashIndex(lake, [one], "bfloat16").start(second) == []
+
+
+def test_what_each_part_took_is_told_and_stored(lake: Lake, encoder: Encoder):
+    from clipcap.embedding.rates import describe
+
+    seen = []
+    images = [jpeg(n) for n in range(10)] + [jpeg(0), jpeg(99)[:-200]]
+    shard = download(lake, images)
+    entry = embed_shard(
+        lake, shard, encoder, EmbedConfig(batch_size=4, workers=0), embed_key(shard, encoder),
+        on_batch=lambda rates: seen.append((rates.images, rates.decoded, rates.done)),
+    )  # fmt: skip
+    assert seen[-1] == (11, 11, 10), "one image is there twice, one is none"
+    assert [done for _, _, done in seen] == [4, 8, 10, 10]
+    facts = entry.meta["measured"]
+    assert facts["encoded"] == 10 and facts["known"] == 0
+    assert min(facts["decode_s"], facts["forward_s"], facts["write_s"]) > 0
+    slowest = {"encoded": 10, "decode_s": 5.0, "forward_s": 1.0, "write_s": 0.5}
+    assert describe(slowest) == "decode 2/s · forward 10/s · write 20/s · limited by decode"
+    again = embed(lake, download(lake, images[:3], 1), encoder, others=[entry.file("embeddings").path])
+    assert again.meta["measured"]["known"] == 3 and again.meta["measured"]["encoded"] == 0
+
+
+def test_a_shard_waits_for_one_under_way_that_holds_its_image(lake: Lake, encoder: Encoder):
+    first, second, third = (download(lake, [jpeg(n) for n in ns], i) for i, ns in enumerate([(0, 1), (1, 2), (3, 4)]))
+    index = HashIndex(lake, [], "float32")
+    assert not index.must_wait(first)
+    assert index.start(first) == []
+    assert index.must_wait(second) and not index.must_wait(third)
+    index.start(third)
+    done = embed(lake, first, encoder)
+    index.add(done)
+    assert not index.must_wait(second)
+    assert index.start(second) == [done.file("embeddings").path]
+    assert HashIndex(lake, [done], "float32").start(second) == [done.file("embeddings").path]
+
+
+def test_the_index_of_many_files_finds_what_a_dictionary_finds(lake: Lake, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    pool = [hashlib.sha256(bytes([n])).hexdigest() for n in range(200)]
+    files, first = [], {}
+    for number in range(90):
+        path = tmp_path / f"{number}.parquet"
+        chosen = [*rng.choice(pool, 4), "", None]
+        pq.write_table(pa.table({"sha256": pa.array(chosen, pa.string())}), path)
+        files.append(path)
+        for sha in chosen:
+            first.setdefault(sha, str(path))
+    from datetime import UTC, datetime
+
+    from clipcap.embedding.embed import made_with
+    from clipcap.storage.manifest import FileRecord
+
+    def entry(path: Path, kind: str) -> Entry:
+        return Entry(
+            stage="x", id=path.name, key="", created_at=datetime.now(UTC),
+            files=[FileRecord(kind=kind, path=str(path), sha256="", size_bytes=0)],
+            meta={"made_with": made_with("auto"), "shard_id": path.name},
+        )  # fmt: skip
+
+    index = HashIndex(lake, [entry(path, "embeddings") for path in files[:70]])
+    for path in files[70:]:
+        index.add(entry(path, "embeddings"))
+    for number in range(20):
+        wanted = [*rng.choice(pool, 5), ""]
+        path = tmp_path / f"wanted-{number}.parquet"
+        pq.write_table(pa.table({"sha256": pa.array(wanted, pa.string())}), path)
+        assert set(index.start(entry(path, "shard"))) >= {first[sha] for sha in wanted if sha in first and sha}

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from clipcap.embedding.encoder import Encoder, EncoderName, get_encoder, parse_encoder, resolve_device
+from clipcap.embedding.encoder import Encoder, get_encoder, resolve_device
+from clipcap.embedding.encoder_name import EncoderName, parse_encoder
 from clipcap.errors import ModelError
 from clipcap.resources import resource
 from clipcap.storage.lake import Lake
@@ -157,7 +158,7 @@ class TestCheckpointPath:
         return f"tiny-for-tests/{tmp_path / 'weights.pt'}"
 
     def test_it_loads_and_is_identified_by_its_bytes(self, name: str, tmp_path: Path):
-        encoder = Encoder(name, "cpu")
+        encoder = Encoder(name, "cpu", "float32")
         pixels = np.full((2, 64, 64, 3), 100, np.uint8)
         assert encoder.encode(pixels).shape == (2, 256)
         loaded, shipped = encoder.model.state_dict(), Encoder("builtin:sample", "cpu").model.state_dict()
@@ -204,3 +205,39 @@ def test_devices_and_one_encoder_for_each_name():
             resolve_device("cuda:1")
     assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
     assert get_encoder("builtin:sample", "cpu") is get_encoder("builtin:sample", "cpu")
+
+
+def test_parallel_callers_share_one_model_and_get_their_own_rows():
+    from concurrent.futures import ThreadPoolExecutor
+
+    encoder = Encoder("builtin:sample", "cpu", "float32")
+    size = (6, encoder.preprocessing.height, encoder.preprocessing.width, 3)
+    batches = [np.random.default_rng(n).integers(0, 256, size, dtype=np.uint8) for n in range(6)]
+    alone = [Encoder("builtin:sample", "cpu", "float32").encode(batch) for batch in batches]
+    with ThreadPoolExecutor(6) as threads:
+        together = list(threads.map(encoder.encode, batches))
+    for left, right in zip(alone, together, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_texts_are_float32_whatever_images_are_computed_in():
+    reduced, exact = Encoder("builtin:sample", "cpu", "bfloat16"), Encoder("builtin:sample", "cpu", "float32")
+    reduced.encode(np.zeros((1, exact.preprocessing.height, exact.preprocessing.width, 3), np.uint8))
+    texts = ["a red circle", "two blue squares"]
+    np.testing.assert_array_equal(reduced.encode_text(texts), exact.encode_text(texts))
+
+
+def test_auto_is_what_the_processor_multiplies():
+    import torch
+
+    from clipcap.embedding.forward import tower_dtype
+
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert tower_dtype(torch.device("cpu"), "auto") == (torch.bfloat16 if has_bf16 else torch.float32)
+    assert tower_dtype(torch.device("cpu"), "float16") == torch.float16
+
+
+def test_auto_and_its_device_are_the_same_encoder():
+    device = resolve_device("auto")
+    assert get_encoder("builtin:sample") is get_encoder("builtin:sample", device)
+    assert get_encoder("builtin:sample") is not get_encoder("builtin:sample", device, "float32")

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from clipcap.embedding.encoder import Encoder, parse_encoder
+from clipcap.embedding.encoder import Encoder
+from clipcap.embedding.encoder_name import parse_encoder
 from clipcap.embedding.towers import pool_patches
 from clipcap.errors import ModelError
 from clipcap.resources import resource
@@ -83,12 +84,12 @@ def projected(visual: torch.nn.Module, pooled: np.ndarray, patches: np.ndarray) 
 
 def test_the_embedding_is_open_clip_s_own_and_the_features_lie_before_its_projection(made):
     name, size, shape = made
-    plain = Encoder(name, "cpu")
+    plain = Encoder(name, "cpu", "float32")
     images = pixels(plain)
     expected, same = plain.encode_with_features(images)
     assert same is expected and expected.shape == (3, plain.model.encode_text(torch.ones(1, 8).long()).shape[1])
-    tower_embedding, pooled = Encoder(f"{name}#tower", "cpu").encode_with_features(images)
-    token_embedding, tokens = Encoder(f"{name}#tokens", "cpu").encode_with_features(images)
+    tower_embedding, pooled = Encoder(f"{name}#tower", "cpu", "float32").encode_with_features(images)
+    token_embedding, tokens = Encoder(f"{name}#tokens", "cpu", "float32").encode_with_features(images)
     for embedding in (tower_embedding, token_embedding):
         np.testing.assert_allclose(embedding, expected, atol=1e-5)
     assert pooled.shape == (3, size) and tokens.shape == (3, shape[0] * shape[1], shape[2])
@@ -102,9 +103,9 @@ AVERAGES = ["vit that averages", "resnet", "timm", "timm with its classifier as 
 @pytest.mark.parametrize("made", AVERAGES, indirect=True)
 def test_patches_of_towers_that_average_have_the_pooled_vector_as_their_mean(made):
     name, _, _ = made
-    encoder = Encoder(f"{name}#tokens", "cpu")
+    encoder = Encoder(f"{name}#tokens", "cpu", "float32")
     images = pixels(encoder)
-    pooled = Encoder(f"{name}#tower", "cpu").encode_with_features(images)[1]
+    pooled = Encoder(f"{name}#tower", "cpu", "float32").encode_with_features(images)[1]
     mean = encoder.encode_with_features(images)[1].mean(1)
     if hasattr(encoder.model.visual, "ln_post"):
         mean = encoder.model.visual.ln_post(torch.from_numpy(mean)).detach().numpy()
@@ -114,7 +115,7 @@ def test_patches_of_towers_that_average_have_the_pooled_vector_as_their_mean(mad
 def test_patches_are_laid_out_row_by_row_and_see_their_own_part(made):
     """Another right half of an image changes the right patches more than the left ones, and so from top to bottom."""
     name, _, (rows, columns, _) = made
-    encoder = Encoder(f"{name}#tokens", "cpu")
+    encoder = Encoder(f"{name}#tokens", "cpu", "float32")
     images = pixels(encoder, 1)
 
     def moved(changed: np.ndarray) -> np.ndarray:
@@ -130,7 +131,7 @@ def test_patches_are_laid_out_row_by_row_and_see_their_own_part(made):
 
 def test_one_forward_pass_gives_both(made):
     name, _, _ = made
-    encoder = Encoder(f"{name}#tokens", "cpu")
+    encoder = Encoder(f"{name}#tokens", "cpu", "float32")
     images = pixels(encoder)
     layers = [m for m in encoder.model.visual.modules() if isinstance(m, torch.nn.Conv2d)]
     calls = []
@@ -163,7 +164,7 @@ def test_lakes_stay_cached_where_only_embeddings_are_stored(tmp_path: Path):
     folder.mkdir()
     (folder / "open_clip_config.json").write_text("{}")
     (folder / "open_clip_model.safetensors").write_bytes(b"weights")
-    encoder = Encoder(f"local-dir:{folder}", "cpu")
+    encoder = Encoder(f"local-dir:{folder}", "cpu", "float32")
     assert encoder.hash == "e3bc34e0fd6463f1f3dcd733c481982759c59a0f165fd29358ef83869412c9c3"
     assert encoder.id == "folder@e3bc34e0fd64"
 
@@ -171,7 +172,7 @@ def test_lakes_stay_cached_where_only_embeddings_are_stored(tmp_path: Path):
 def test_each_kind_of_features_is_an_encoder_of_its_own():
     folder = f"local-dir:{resource('assets') / 'sample_encoder'}"
     kinds = [folder, f"{folder}#tower", f"{folder}#tokens", f"{folder}#tokens2"]
-    encoders = [Encoder(kind, "cpu") for kind in kinds]
+    encoders = [Encoder(kind, "cpu", "float32") for kind in kinds]
     assert len({e.hash for e in encoders}) == len({e.id for e in encoders}) == 4
     assert [e.id.partition("@")[0] for e in encoders] == [
         "sample_encoder", "sample_encoder-tower", "sample_encoder-tokens", "sample_encoder-tokens2",
@@ -182,9 +183,9 @@ def test_towers_that_do_not_show_their_patches_say_which_do(tmp_path: Path):
     pooler = {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
     decoder = TEXT | {"embed_cls": True, "output_tokens": True}
     coca = save_encoder(tmp_path, VIT | pooler, text_cfg=decoder, multimodal_cfg=TEXT, custom_text=True)
-    assert Encoder(coca, "cpu").encode(pixels(Encoder(coca, "cpu"))).shape == (3, 20)
+    assert Encoder(coca, "cpu", "float32").encode(pixels(Encoder(coca, "cpu", "float32"))).shape == (3, 20)
     for kind in ("tower", "tokens"):
-        encoder = Encoder(f"{coca}#{kind}", "cpu")
+        encoder = Encoder(f"{coca}#{kind}", "cpu", "float32")
         with pytest.raises(ModelError, match=r"kind VisionTransformer .*without attention pooling.*ModifiedResNet"):
             encoder.encode_with_features(pixels(encoder))
 
@@ -202,14 +203,14 @@ def test_the_shared_encoder_and_its_projection_by_hand(shared: Path):
     folder = shared / "encoder"
     if not folder.is_dir():
         pytest.skip("needs the shared encoder")
-    encoder = Encoder(f"local-dir:{folder}#tower", "cpu")
+    encoder = Encoder(f"local-dir:{folder}#tower", "cpu", "float32")
     images = pixels(encoder, 2)
     embedding, pooled = encoder.encode_with_features(images)
-    tokens = Encoder(f"local-dir:{folder}#tokens", "cpu").encode_with_features(images)[1]
+    tokens = Encoder(f"local-dir:{folder}#tokens", "cpu", "float32").encode_with_features(images)[1]
     assert embedding.shape == (2, 512) and pooled.shape == (2, 1280) and tokens.shape == (2, 81, 1280)
     weight = encoder.model.visual.head.proj.weight.detach().numpy()
     np.testing.assert_allclose(pooled @ weight.T, embedding, atol=1e-4)
     np.testing.assert_allclose(tokens.mean(1), pooled, atol=1e-5)
-    coarse = Encoder(f"local-dir:{folder}#tokens3", "cpu").encode_with_features(images)[1]
+    coarse = Encoder(f"local-dir:{folder}#tokens3", "cpu", "float32").encode_with_features(images)[1]
     blocks = tokens.reshape(2, 3, 3, 3, 3, 1280).mean((2, 4))  # rows and columns of 9, in threes
     np.testing.assert_allclose(coarse, blocks.reshape(2, 9, 1280), atol=1e-5)
