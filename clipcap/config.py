@@ -100,8 +100,8 @@ class EmbedConfig(Section):
             raise ValueError('token_grid needs features = "tokens"')
         return self
 
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that decode images: one for each core, or a number; 0 decodes in the main process."""
+    workers: Annotated[int, Field(ge=-1)] = -1
+    """Processes that decode images; -1 is one for each core, 0 decodes in the main process."""
 
 
 class LanguageModelConfig(Section):

@@ -255,9 +255,9 @@ class DecodePool:
             self._again.append(worker.chunk)
 
 
-def resolve_workers(workers: int | str) -> int:
-    """ "auto" to the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if workers == "auto" else int(workers)
+def resolve_workers(workers: int) -> int:
+    """-1 to the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if workers < 0 else workers
 
 
 @lru_cache(maxsize=4)

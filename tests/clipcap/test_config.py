@@ -108,7 +108,7 @@ def test_a_wrong_value_is_named_with_what_was_got(tmp_path: Path, text: str, key
 
 def test_all_problems_are_told_at_once(tmp_path: Path):
     message = problem(
-        tmp_path, "[train]\nepochs = 'x'\nmaper = 'mlp'\n[embed]\nworkers = -1\n[nonsense]", "caption.beam_size=0"
+        tmp_path, "[train]\nepochs = 'x'\nmaper = 'mlp'\n[embed]\nworkers = -2\n[nonsense]", "caption.beam_size=0"
     )
     for key in ("train.epochs", "train.maper", "embed.workers", "nonsense", "caption.beam_size"):
         assert f"{key}: " in message

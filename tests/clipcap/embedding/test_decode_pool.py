@@ -201,6 +201,6 @@ def test_where_no_process_can_be_started_the_caller_hears_of_it(monkeypatch):
         pool.submit([image(0)]).result(timeout=10)
 
 
-def test_auto_is_a_process_for_each_core():
-    assert resolve_workers("auto") == len(os.sched_getaffinity(0))
+def test_minus_one_is_a_process_for_each_core():
+    assert resolve_workers(-1) == len(os.sched_getaffinity(0))
     assert resolve_workers(3) == 3
