@@ -28,9 +28,9 @@ class DatasetConfig(Section):
     name: Name = "images"
     """Names the batches: lower-case letters, digits, - and _."""
     source: str = ""
-    """A URL list (.parquet, .csv), a folder of images, a Karpathy .json (relative to the config), "builtin:sample"."""
+    """URLs (.parquet, .csv, .tsv, .jsonl), a folder, a Karpathy or COCO .json, webdataset .tar, "builtin:sample"."""
     images: str = ""
-    """Where a Karpathy JSON's files are: a folder or a base URL; relative to the config. Empty: beside the JSON."""
+    """Where a JSON's files are: a folder or a base URL; relative to the config. Empty: beside the JSON."""
     default_split: Literal["train", "val", "test", ""] = ""
     """The split of rows that name none."""
 

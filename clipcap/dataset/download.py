@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.config import DownloadConfig
+from clipcap.dataset.extract import extract
 from clipcap.dataset.land import ShardJob
 from clipcap.dataset.shards import Fetched, pack_shard
 from clipcap.errors import TransientError
@@ -39,7 +40,7 @@ def download_shard(
     run_id: str = "",
     host_map: Mapping[str, str] | None = None,
 ) -> Entry:
-    """Fetches a shard's URLs and commits its tar, its parquet and its ledger.
+    """Fetches a shard's URLs, or copies what is in tars already, and commits its tar, its parquet and its ledger.
 
     Args:
         key: from :func:`download_key`.
@@ -56,7 +57,10 @@ def download_shard(
         ) as out,
         scratch_folder(lake, f"download-{job.shard_id}") as folder,
     ):  # fmt: skip
-        fetched = _fetch(rows, folder, config, host_map or {})
+        if "location" in rows.column_names:
+            fetched = extract(rows, folder / "00000.tar")
+        else:
+            fetched = _fetch(rows, folder, config, host_map or {})
         tar = lake.shard(job.batch_id, job.shard_id, "tar")
         table = lake.shard(job.batch_id, job.shard_id, "parquet")
         outcomes = pack_shard(rows, fetched, folder / "00000.tar", tar, table, job, config)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.config import Config
-from clipcap.dataset.sources import is_local, problem_of, read_source
+from clipcap.dataset.sources import SourceRow, problem_of, read_source
 from clipcap.errors import SourceError
 from clipcap.storage.commit import commit_table
 from clipcap.storage.lake import Lake
@@ -60,13 +60,12 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
         SourceError: the source cannot be read, or holds no usable row.
     """
     source = read_source(config)[:limit]
-    content = digest([VERSION, config.dataset.name, [(r.url, r.captions, r.split, r.sha256) for r in source]])
-    local = is_local(config)
+    content = digest([VERSION, config.dataset.name, [_identity(r) for r in source]])
     first: dict[str, dict[str, Any]] = {}
     refused: list[Outcome] = []
     for number, row in enumerate(source):
         key = f"{content[:8]}-{number:07d}"
-        if problem := problem_of(row, local):
+        if problem := problem_of(row):
             refused.append(Outcome(key, "failed", problem, row.url))
         elif row.url in first:
             before = first[row.url]
@@ -78,12 +77,19 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
             first[row.url] = {
                 "sample_key": key, "url": row.url, "captions": row.captions, "split": row.split, "source_row": number
             }  # fmt: skip
+            if row.location:
+                first[row.url]["location"] = row.location
     if not first:
         reasons = "; ".join(sorted({row.reason for row in refused})[:3]) or "it is empty"
         raise SourceError(
             f"{config.dataset.source} has no usable row ({len(source)} read: {reasons}); nothing was landed"
         )
     return Landing(config.dataset.name, config.dataset.source, list(first.values()), refused, content)
+
+
+def _identity(row: SourceRow) -> tuple[object, ...]:
+    """What makes a row another row; where its bytes are counts only if that is not its URL."""
+    return (row.url, row.captions, row.split, row.sha256, *([row.location] if row.location else []))
 
 
 def land(lake: Lake, landing: Landing, run_id: str = "") -> Entry:
@@ -94,7 +100,9 @@ def land(lake: Lake, landing: Landing, run_id: str = "") -> Entry:
         batch_id=batch_id, dataset=landing.dataset, source=landing.source,
         rows_total=len(landing.rows) + len(landing.refused),
     ) as out:  # fmt: skip
-        commit_table(pa.Table.from_pylist(landing.rows, schema=URLS_SCHEMA), lake.urls(batch_id))
+        in_tars = any("location" in row for row in landing.rows)
+        schema = URLS_SCHEMA.append(pa.field("location", pa.string())) if in_tars else URLS_SCHEMA
+        commit_table(pa.Table.from_pylist(landing.rows, schema=schema), lake.urls(batch_id))
         accepted = [Outcome(row["sample_key"], "ok", "", row["url"]) for row in landing.rows]
         ledger = lake.ledger("land", batch_id, batch_id)
         out.rows = write_ledger(ledger, "land", batch_id, batch_id, accepted + landing.refused)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipcap.config import Config, DatasetConfig
-from clipcap.dataset.sources import SourceRow, is_local, problem_of, read_source
+from clipcap.dataset.sources import SourceRow, problem_of, read_source
 from clipcap.errors import SourceError
 
 
@@ -164,8 +164,8 @@ class TestKarpathy:
         (folder / "fine.jpg").write_bytes(b"fine")
         outside, inside = read_source(config(file))
         assert outside.sha256 == ""
-        assert "outside the folder" in problem_of(outside, local=True)
-        assert problem_of(inside, local=True) == "" and inside.url == (folder / "fine.jpg").as_uri()
+        assert "outside the folder" in problem_of(outside)
+        assert problem_of(inside) == "" and inside.url == (folder / "fine.jpg").as_uri()
 
     @pytest.mark.parametrize(
         "content",
@@ -176,7 +176,7 @@ class TestKarpathy:
     def test_broken_or_another_json(self, tmp_path: Path, content: str):
         file = tmp_path / "dataset.json"
         file.write_text(content)
-        assert "dataset.json is not a Karpathy JSON" in refusal(file)
+        assert "dataset.json is neither a Karpathy nor a COCO JSON" in refusal(file)
 
     def test_half_a_character_is_replaced(self, tmp_path: Path):
         file = tmp_path / "dataset.json"
@@ -186,10 +186,10 @@ class TestKarpathy:
         url.encode()
 
 
-@pytest.mark.parametrize("name", ["list.txt", "list", "list.tar"])
+@pytest.mark.parametrize("name", ["list.txt", "list", "list.zip"])
 def test_other_files_are_refused_with_what_is_known(tmp_path: Path, name: str):
     (tmp_path / name).touch()
-    assert "expected a .parquet or .csv" in refusal(tmp_path / name)
+    assert "expected a list of URLs (.parquet, .csv" in refusal(tmp_path / name)
 
 
 def test_nothing_named_and_nothing_there(tmp_path: Path):
@@ -222,22 +222,25 @@ BAD_URLS = {
 
 @pytest.mark.parametrize("url", BAD_URLS)
 def test_urls_of_a_list_must_be_http(url: str):
-    assert problem_of(SourceRow(url), local=False).startswith(BAD_URLS[url])
+    assert problem_of(SourceRow(url)).startswith(BAD_URLS[url])
 
 
 def test_good_urls_and_splits():
     for url in ("http://host/a.jpg", "https://user@host:8080/a%20b.jpg?x=1#y", "HTTP://HOST/", "http://[::1]/a"):
-        assert problem_of(SourceRow(url), local=False) == ""
+        assert problem_of(SourceRow(url)) == ""
     for split in ("", "train", "restval", "val", "test"):
-        assert problem_of(SourceRow("http://host/", split=split), local=False) == ""
-    assert "unknown split 'dev'" in problem_of(SourceRow("http://host/", split="dev"), local=False)
+        assert problem_of(SourceRow("http://host/", split=split)) == ""
+    assert "unknown split 'dev'" in problem_of(SourceRow("http://host/", split="dev"))
 
 
-def test_only_sources_on_this_machine_may_name_its_files(tmp_path: Path):
-    row = SourceRow((tmp_path / "a.jpg").as_uri())
-    assert problem_of(row, local=True) == ""
-    assert is_local(config(tmp_path))
-    assert is_local(config(tmp_path / "dataset.json"))
-    assert not is_local(config(tmp_path / "dataset.json", images="http://host/"))
-    assert not is_local(config(tmp_path / "list.csv"))
-    assert not is_local(config("builtin:sample"))
+def test_only_rows_that_were_made_here_may_name_files(tmp_path: Path):
+    url = (tmp_path / "a.jpg").as_uri()
+    assert problem_of(SourceRow(url)).startswith("URL scheme 'file'")
+    assert problem_of(SourceRow(url, is_ours=True)) == ""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jpg").write_bytes(b"a")
+    coco = tmp_path / "coco.json"
+    coco.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.jpg", "coco_url": url}], "annotations": []}))
+    for source, made_here in ((tmp_path / "folder", True), (coco, False)):
+        [row] = read_source(config(source))
+        assert (problem_of(row) == "") == made_here
