@@ -31,8 +31,14 @@ run: install ## Caption the built-in sample, from download to report.
 test: install ## Run the default test suite.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-test-slow: install ## Run what needs a server and a worker.
-	@$(BIN)/python -m pytest -m slow
+test-slow: $(STAMP)-slow ## Run what needs Ray, Spark, S3, a server and a worker.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+$(STAMP)-slow: $(STAMP)
+	@echo "installing Ray, Spark and an S3 server for the slow tests …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,test-slow]'
+	@$(BIN)/python -m pip uninstall --quiet --yes dataclasses 2>/dev/null || true
+	@touch $@
 
 check: install ## Lint, types, layers.
 	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py

@@ -53,6 +53,21 @@ class SampleConfig(Section):
     """Decides every scene and caption."""
 
 
+class RayConfig(Section):
+    """Where shards go with ``engine = "ray"``; see docs/cluster.md."""
+
+    address: str = ""
+    """A running cluster: "auto" on one of its machines, or ray://host:10001. Empty: a cluster of this machine's own."""
+    cpus_per_shard: Positive = 2
+    """Cores that a shard takes: its decoding processes and its threads."""
+    gpus_per_shard: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that a shard takes; 0.5 puts two shards on one."""
+    parallel_shards: Annotated[int, Field(ge=0)] = 0
+    """Shards under way; 0 is as many as the cluster has room for."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Times that a shard whose worker or machine died is begun again elsewhere."""
+
+
 class DownloadConfig(Section):
     shard_size: Positive = 1000
     """Rows in a shard: the unit of work, of caching and of retrying."""
@@ -64,6 +79,10 @@ class DownloadConfig(Section):
     """Seconds for one socket operation."""
     retries: Annotated[int, Field(ge=0)] = 2
     """Times that a URL is asked again."""
+    distributor: Literal["multiprocessing", "ray", "pyspark"] = "multiprocessing"
+    """img2dataset's own: over processes here, or over a Ray or Spark cluster (extras "ray" and "spark")."""
+    processes: Positive = 1
+    """Slices of a shard that are fetched at the same time, each with its own threads."""
     min_image_size: Annotated[int, Field(ge=1)] = 32
     """Images with a shorter edge (pixels) are filtered."""
     max_image_pixels: Positive = 178_956_970
@@ -274,6 +293,9 @@ class Config(Section):
 
     data_dir: str = ""
     """The lake's root, relative to the current folder; --data-dir goes before, CLIPCAP_DATA_DIR and ./data after it."""
+    engine: Literal["local", "ray"] = "local"
+    """Where shards are embedded and captioned: in this process, or on a Ray cluster (extra "ray")."""
+    ray: RayConfig = RayConfig()
     dataset: DatasetConfig = DatasetConfig()
     serve: ServeConfig = ServeConfig()
     sample: SampleConfig = SampleConfig()

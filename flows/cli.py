@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,7 +86,8 @@ def run(
     from flows.pipeline import pipeline
 
     try:
-        outcome = pipeline(config=config, overrides=set_ or [], data_dir=data_dir, limit=limit)
+        with contextlib.redirect_stdout(sys.stderr):  # what libraries print (Ray does) is no part of the result
+            outcome = pipeline(config=config, overrides=set_ or [], data_dir=data_dir, limit=limit)
     except KeyboardInterrupt:
         typer.echo("stopped; what was finished is kept, and the same command goes on from there", err=True)
         raise typer.Exit(130) from None
@@ -100,9 +102,12 @@ def _lake_of(settings: Any, data_dir: str | None) -> Any:
 
 @app.command()
 def land(
-    source: Annotated[str, typer.Argument(help="A URL list (.parquet, .csv), a folder of images, a Karpathy .json.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="URLs (.parquet .csv .tsv .jsonl), a folder, a Karpathy or COCO .json, webdataset .tar."),
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="Names the batch.")] = "images",
-    images: Annotated[str, typer.Option("--images", help="Karpathy .json: folder or base URL of the files.")] = "",
+    images: Annotated[str, typer.Option("--images", help="A .json: folder or base URL of its files.")] = "",
     split: Annotated[str, typer.Option("--split", help="Of rows that name none: train, val or test.")] = "",
     limit: Limit = None,
     data_dir: DataDir = None,

@@ -18,7 +18,10 @@ from flows.stages import Job, RunContext, run_jobs, say
 def embed_jobs(context: RunContext, downloads: list[Entry], encoder: Encoder) -> list[Job]:
     named = {"encoder": encoder.name, "features": "embedding", "token_grid": 0}  # the name says what is stored
     config = context.config.embed.model_copy(update=named)
-    devices = cycle(list_devices(config.device))
+    is_local = context.config.engine == "local"
+    if not is_local and config.workers < 0:  # the cores that a shard was given, not all of the machine that it is on
+        config = config.model_copy(update={"workers": context.config.ray.cpus_per_shard})
+    devices = cycle(list_devices(config.device) if is_local else [config.device])  # a cluster's machine has its own
     index: list[HashIndex] = []  # built only if something is to be embedded
 
     def hash_index() -> HashIndex:

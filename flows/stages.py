@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from clipcap.config import Config
 from clipcap.storage.lake import Lake, new_run_id, resolve_data_dir
 from clipcap.storage.manifest import Entry, EntryIndex
+from flows.engine import CLUSTERED, submit_locally, submit_to
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -80,6 +81,7 @@ def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int
     under_way: deque[tuple[int, Job, PrefectFuture[Any]]] = deque()
     failures: list[BaseException] = []
     cached = 0
+    submit = None
 
     def collect() -> None:
         position, job, future = under_way.popleft()
@@ -96,13 +98,17 @@ def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int
         if entries[-1] is not None:
             cached += 1
             continue
+        if submit is None:  # a cluster is joined only if something is to be done
+            submit = submit_locally
+            if context.config.engine == "ray" and stage in CLUSTERED:
+                submit, parallel = submit_to(context.config)
         while under_way and (len(under_way) >= parallel or job.must_wait()):
             collect()
         # A miss is a miss: what Prefect remembers of this key was made of files that are gone. Its small results
         # lie below the lake; the flow's own default cannot be changed any more once the flow is running.
         task = job.task().with_options(refresh_cache=True, result_storage=Path(context.lake.prefect_results))
         parameters = {"key": job.key, "data_dir": str(context.lake.root), **job.parameters()}
-        under_way.append((position, job, task.submit(**parameters)))
+        under_way.append((position, job, submit(task, parameters)))
     while under_way:
         collect()
     finished = [entry for entry in entries if entry is not None]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,13 +18,14 @@ from clipcap.config import DownloadConfig
 from clipcap.dataset.extract import extract
 from clipcap.dataset.land import ShardJob
 from clipcap.dataset.shards import Fetched, pack_shard
-from clipcap.errors import TransientError
+from clipcap.errors import ConfigError, TransientError
 from clipcap.storage.commit import scratch_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import write_ledger
 from clipcap.storage.manifest import Entry, Recorder, digest
 
 VERSION = 1
+_FACTS = ["sample_key", "key", "status", "error_message", "sha256"]
 
 
 def download_key(lake: Lake, job: ShardJob, config: DownloadConfig) -> str:
@@ -61,9 +63,10 @@ def download_shard(
             fetched = extract(rows, folder / "00000.tar")
         else:
             fetched = _fetch(rows, folder, config, host_map or {})
+        raw_tars = sorted(folder.glob("*.tar"))
         tar = lake.shard(job.batch_id, job.shard_id, "tar")
         table = lake.shard(job.batch_id, job.shard_id, "parquet")
-        outcomes = pack_shard(rows, fetched, folder / "00000.tar", tar, table, job, config)
+        outcomes = pack_shard(rows, fetched, raw_tars, tar, table, job, config)
         ledger = lake.ledger("download", job.batch_id, job.shard_id)
         out.rows = write_ledger(ledger, "download", job.batch_id, job.shard_id, outcomes)
         out.add("shard_tar", tar)
@@ -84,8 +87,9 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
         "save_additional_columns": '["sample_key"]',
         "output_folder": folder / "out",
         "output_format": "webdataset",
-        "number_sample_per_shard": max(rows.num_rows, 2),
-        "processes_count": 1,
+        "number_sample_per_shard": max(-(-rows.num_rows // config.processes), 2),
+        "processes_count": config.processes,
+        "distributor": config.distributor,
         "thread_count": config.threads,
         "timeout": config.timeout_s,
         "retries": config.retries,
@@ -99,6 +103,8 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
     command = [sys.executable, "-c", "import img2dataset; img2dataset.main()"]
     command += [f"--{name}={value}" for name, value in options.items()]
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
+    environment.setdefault("PYSPARK_PYTHON", sys.executable)
+    _must_have(config.distributor)
     log = folder / "img2dataset.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -115,27 +121,43 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
     return _read_results(folder, rows.num_rows, log)
 
 
+def _must_have(distributor: str) -> None:
+    """img2dataset returns without a word where its distributor's package is missing.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    extra = {"ray": "ray", "pyspark": "spark"}.get(distributor)
+    if extra and find_spec(distributor) is None:
+        raise ConfigError(
+            f"download.distributor: {distributor!r} is not installed here: pip install 'clipcap-pipeline[{extra}]'"
+        )
+
+
 def _mapped(url: str, host_map: Mapping[str, str]) -> str:
     parts = urlsplit(url)
     return parts._replace(netloc=host_map[parts.netloc]).geturl() if parts.netloc in host_map else url
 
 
 def _read_results(folder: Path, expected: int, log: Path) -> dict[str, Fetched]:
-    """Believes only complete files: statistics that count every row, and a parquet that has every row."""
-    out = folder / "out"
+    """Believes only complete files: statistics that count every row, and Parquet files that have every row."""
+    out, counted, tables = folder / "out", 0, []
+    names = sorted({file.name[:5] for file in out.glob("0*")}) or ["00000"]
     try:
-        os.replace(out / "00000.tar", folder / "00000.tar")
-        counted = json.loads((out / "00000_stats.json").read_text())["count"]
-        table = pq.read_table(out / "00000.parquet")
+        for name in names:  # of img2dataset's own shards
+            os.replace(out / f"{name}.tar", folder / f"{name}.tar")
+            counted += json.loads((out / f"{name}_stats.json").read_text())["count"]
+            tables.append(pq.read_table(out / f"{name}.parquet").select(_FACTS))
     except (OSError, ValueError, KeyError, pa.ArrowInvalid) as error:
         last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["(it printed nothing)"]
         raise TransientError(f"img2dataset did not finish the shard ({type(error).__name__}): {last[0]}") from None
-    if counted != expected or table.num_rows != expected:
+    found = sum(table.num_rows for table in tables)
+    if counted != expected or found != expected:
         raise TransientError(
-            f"img2dataset accounts for {counted} rows in its statistics and {table.num_rows} in its parquet; "
-            f"expected {expected}"
+            f"img2dataset accounts for {counted} rows in its statistics and {found} in its parquet; expected {expected}"
         )
     return {
         row["sample_key"]: Fetched(row["key"], row["status"] == "success", row["error_message"] or "", row["sha256"])
-        for row in table.select(["sample_key", "key", "status", "error_message", "sha256"]).to_pylist()
+        for table in tables
+        for row in table.to_pylist()
     }

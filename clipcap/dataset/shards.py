@@ -8,7 +8,7 @@ import json
 import tarfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,7 +57,7 @@ class Fetched:
 def pack_shard(
     rows: pa.Table,
     fetched: dict[str, Fetched],
-    raw_tar: Path,
+    raw_tars: list[Path],
     tar: Path,
     table: Path,
     job: ShardJob,
@@ -77,8 +77,13 @@ def pack_shard(
     """
     outcomes: list[Outcome] = []
     kept: list[dict[str, Any]] = []
-    with _open(raw_tar, "r:", TransientError, "try again") as raw, writing(tar) as aside:
-        members = {member.name.partition(".")[0]: member for member in raw if not member.name.endswith(".json")}
+    with ExitStack() as stack, writing(tar) as aside:
+        names = ", ".join(raw_tar.name for raw_tar in raw_tars)
+        members = {}  # the downloader's key → the tar that has it, and where
+        for raw_tar in raw_tars:
+            raw = stack.enter_context(_open(raw_tar, "r:", TransientError, "try again"))
+            found = (member for member in raw if not member.name.endswith(".json"))
+            members.update({member.name.partition(".")[0]: (raw, member) for member in found})
         with tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as packed:
             for row in sorted(rows.to_pylist(), key=lambda row: row["sample_key"]):
                 key = row["sample_key"]
@@ -87,11 +92,12 @@ def pack_shard(
                 result, data = fetched[key], b""
                 if result.is_ok:
                     if result.member not in members:
-                        raise TransientError(f"{raw_tar.name} lacks the image of {key}, said to be there; try again")
-                    stream = raw.extractfile(members[result.member])
+                        raise TransientError(f"{names} lacks the image of {key}, said to be there; try again")
+                    raw, member_found = members[result.member]
+                    stream = raw.extractfile(member_found)
                     data = stream.read() if stream else b""
                     if hashlib.sha256(data).hexdigest() != result.sha256:
-                        raise ShardError(f"{raw_tar.name}: the bytes of {key} changed between download and packing")
+                        raise ShardError(f"{names}: the bytes of {key} changed between download and packing")
                 status, reason, facts = _judge(result, data, config)
                 outcomes.append(Outcome(key, status, reason, row["url"]))  # type: ignore[arg-type]
                 if status == "ok":

@@ -63,7 +63,7 @@ class Raw:
             for name in self.fetched
         ]
         table = pa.Table.from_pylist(rows, schema=URLS_SCHEMA)
-        return pack_shard(table, self.fetched, self.write(), self.tar, self.table, JOB, CONFIG)
+        return pack_shard(table, self.fetched, [self.write()], self.tar, self.table, JOB, CONFIG)
 
 
 @pytest.fixture

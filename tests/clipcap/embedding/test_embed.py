@@ -83,7 +83,7 @@ def download(lake: Lake, images: list[bytes], index: int = 0, captions: list[str
     entry_id = f"download/{BATCH}/{job.shard_id}"
     with Recorder(lake, "download", entry_id, "k", "", batch_id=BATCH, shard_id=job.shard_id) as out:
         outcomes = pack_shard(
-            pa.Table.from_pylist(rows, schema=URLS_SCHEMA), fetched, raw, tar, table, job, DownloadConfig()
+            pa.Table.from_pylist(rows, schema=URLS_SCHEMA), fetched, [raw], tar, table, job, DownloadConfig()
         )
         out.rows = write_ledger(ledger, "download", BATCH, job.shard_id, outcomes)
         out.add("shard_tar", tar), out.add("shard", table), out.add("ledger", ledger)
