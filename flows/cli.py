@@ -48,12 +48,13 @@ def _main(
 def _lake(data_dir: str | None, must_exist: bool = True) -> Any:
     from clipcap.storage.lake import Lake, resolve_data_dir
 
-    root = resolve_data_dir(data_dir)
-    if must_exist and not (root / "CURRENT").is_file():
+    lake = Lake(resolve_data_dir(data_dir))
+    if must_exist and not lake.exists(lake.current):
         raise DataError(
-            f"there is no lake at {root}: name one with --data-dir or CLIPCAP_DATA_DIR, or make one with `clipcap run`"
+            f"there is no lake at {lake.address}: name one with --data-dir or CLIPCAP_DATA_DIR, or make one with "
+            "`clipcap run`"
         )
-    return Lake(root)
+    return lake
 
 
 @app.command()
@@ -140,7 +141,7 @@ def land(
     if as_json:
         return console.print_json({**facts, "event_emitted": emitted})
     counts = ", ".join(f"{count:,} {status}" for status, count in entry.rows.items())
-    typer.echo(f"{landing.batch_id}: {counts}{'' if known is None else ' (landed before)'} in {lake.root}")
+    typer.echo(f"{landing.batch_id}: {counts}{'' if known is None else ' (landed before)'} in {lake.address}")
     if not emitted:
         typer.echo("no event was emitted (no Prefect server was reached); the nightly run finds the batch", err=True)
 
@@ -195,10 +196,10 @@ def _model_folder(model: str, data_dir: str | None) -> Path:
     wanted = model or generation.production_model_id
     if wanted not in known:
         raise ModelError(
-            f"no model {wanted!r} in {lake.root}, and no folder of that name with a config.json; "
+            f"no model {wanted!r} in {lake.address}, and no folder of that name with a config.json; "
             f"there are: {', '.join(known) or 'none yet'}"
         )
-    return Path(lake.model(wanted))
+    return Path(lake.at_hand(lake.model(wanted)))
 
 
 @app.command()
@@ -340,7 +341,7 @@ def report(
     lake = _lake(data_dir)
     runs = read_current(lake).runs
     if not runs:
-        raise DataError(f"the lake {lake.root} has no published run yet: `clipcap run` makes one")
+        raise DataError(f"the lake {lake.address} has no published run yet: `clipcap run` makes one")
     wanted = next((r for r in runs if r.run_id == run_id), None) if run_id else runs[-1]
     if wanted is None:
         raise DataError(f'there is no run {run_id!r}: `clipcap sql "select run_id from runs"` shows them')

@@ -97,7 +97,9 @@ def _model(context: RunContext, model_id: str) -> Entry:
     wanted = model_id or context.index.generation.production_model_id
     models = {entry.meta["model_id"]: entry for entry in context.index.of_stage("train")}
     if not wanted:
-        raise DataError(f"the lake {context.lake.root} has no model in production: `clipcap run` trains the first one")
+        raise DataError(
+            f"the lake {context.lake.address} has no model in production: `clipcap run` trains the first one"
+        )
     if wanted not in models:
         raise DataError(f"there is no model {wanted!r} in the lake; there are: {', '.join(models) or 'none'}")
     return models[wanted]

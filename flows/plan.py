@@ -54,7 +54,7 @@ def make_plan(context: RunContext, limit: int | None = None) -> dict[str, Any]:
     last = [evaluate_job(context, models[0], captions, pairs)] if models and captions else None
     _next(context, stages, "evaluate", last, 1, usable)
     return {
-        "data_dir": str(context.lake.root),
+        "data_dir": context.lake.address,
         "batch_id": landing.batch_id,
         "free_bytes": _free_bytes(context),
         "stages": [asdict(stage) for stage in stages],

@@ -20,7 +20,7 @@ def publish(context: RunContext) -> str:
     """
     lake = context.lake
     published = publish_run(
-        str(lake.root), context.used, context.run_id, context.flow, context.started_at, context.config.model_dump()
+        lake.address, context.used, context.run_id, context.flow, context.started_at, context.config.model_dump()
     )
     for warning in published.warnings:
         say("publish", f"warning: check {warning.name} found {len(warning.rows)} row(s)")
@@ -30,7 +30,7 @@ def publish(context: RunContext) -> str:
     if not published.is_new and report.is_file():
         say("report", "cached")
         return str(report)
-    path: str = report_run(str(lake.root), published.run_id, context.config.report)
+    path: str = report_run(lake.address, published.run_id, context.config.report)
     say("report", path)
     return path
 
@@ -48,6 +48,6 @@ def publish_report(config: str = "sample", data_dir: str | None = None, run_id: 
     lake = Lake(resolve_data_dir(data_dir, settings.data_dir))
     runs = read_current(lake).runs
     if not runs:
-        raise DataError(f"the lake {lake.root} has no published run yet: `clipcap run` makes one")
-    path: str = report_run(str(lake.root), run_id or runs[-1].run_id, settings.report)
+        raise DataError(f"the lake {lake.address} has no published run yet: `clipcap run` makes one")
+    path: str = report_run(lake.address, run_id or runs[-1].run_id, settings.report)
     return path

@@ -107,7 +107,7 @@ def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int
         # A miss is a miss: what Prefect remembers of this key was made of files that are gone. Its small results
         # lie below the lake; the flow's own default cannot be changed any more once the flow is running.
         task = job.task().with_options(refresh_cache=True, result_storage=Path(context.lake.prefect_results))
-        parameters = {"key": job.key, "data_dir": str(context.lake.root), **job.parameters()}
+        parameters = {"key": job.key, "data_dir": context.lake.address, **job.parameters()}
         under_way.append((position, job, submit(task, parameters)))
     while under_way:
         collect()

@@ -18,5 +18,5 @@ def caption_shard(
     key: str, data_dir: str, model_id: str, embed: Entry, config: CaptionConfig, device: str, run_id: str
 ) -> dict[str, Any]:
     lake = Lake(data_dir)
-    captioner = get_captioner(lake.model(model_id), resolve_device(device))
+    captioner = get_captioner(lake.at_hand(lake.model(model_id)), resolve_device(device))
     return core.caption_shard(lake, embed, captioner, config, key, run_id).model_dump(mode="json")

@@ -27,7 +27,9 @@ def evaluate_model(
     run_id: str,
 ) -> dict[str, Any]:
     lake = Lake(data_dir)
-    captioner = get_captioner(lake.model(model_id), resolve_device(device)) if config.shuffled_control else None
+    captioner = (
+        get_captioner(lake.at_hand(lake.model(model_id)), resolve_device(device)) if config.shuffled_control else None
+    )
     return core.evaluate_model(lake, captioner, model_id, captions, shards, config, decoding, key, run_id).model_dump(
         mode="json"
     )

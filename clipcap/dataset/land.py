@@ -122,7 +122,7 @@ class ShardJob:
 
     def read(self, lake: Lake) -> pa.Table:
         """Its rows of urls.parquet."""
-        return pq.read_table(lake.urls(self.batch_id)).slice(self.start, self.stop - self.start)
+        return pq.read_table(lake.at_hand(lake.urls(self.batch_id))).slice(self.start, self.stop - self.start)
 
 
 def plan_shards(batch_id: str, rows: int, shard_size: int) -> list[ShardJob]:

@@ -67,7 +67,9 @@ def _facts(lake: Lake, connection: duckdb.DuckDBPyConnection, run_id: str, confi
     """Everything that the template shows."""
     found = _rows(connection, "run", run_id=run_id)
     if not found:
-        raise WarehouseError(f'no run {run_id!r} in the catalog of {lake.root}: `clipcap sql "from runs"` lists them')
+        raise WarehouseError(
+            f'no run {run_id!r} in the catalog of {lake.address}: `clipcap sql "from runs"` lists them'
+        )
     run = found[0]
     model = next(iter(_rows(connection, "run_model", run_id=run_id)), None)
     model_id = model["model_id"] if model else ""
@@ -83,7 +85,7 @@ def _facts(lake: Lake, connection: duckdb.DuckDBPyConnection, run_id: str, confi
         "outcomes": _by_stage(_rows(connection, "run_outcomes", run_id=run_id, model_id=model_id)),
         "size": _rows(connection, "run_size", run_id=run_id, model_id=model_id)[0],
         "stages": _rows(connection, "run_stages", run_id=run_id),
-        "curve": curve.training_curve(lake.model(model_id) / "training.jsonl") if model_id else None,
+        "curve": curve.training_curve(lake.at_hand(lake.model(model_id)) / "training.jsonl") if model_id else None,
         "lineage": next(iter(_rows(connection, "lineage", sample_key=first["sample_key"], model_id=model_id)), None)
         if first
         else None,

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from clipcap.errors import ShardError
 from clipcap.storage.lake import Lake
+from clipcap.storage.mirror import mirror_of
 
 
 def _aside(final: Path) -> Path:
@@ -52,7 +53,13 @@ def commit(local_file: Path, final: Path, exclusive: bool = False) -> bool:
         local_file.unlink()
         local_file = moved
     _flush(local_file)
-    if exclusive:
+    stored = mirror_of(final)
+    if stored is not None:
+        mirror, name = stored
+        if not mirror.put(local_file, name, exclusive):
+            local_file.unlink()
+            return False
+    if exclusive and stored is None:
         try:
             os.link(local_file, final)  # fails where the name exists, unlike a rename
         except FileExistsError:
@@ -117,6 +124,10 @@ def writing_folder(final: Path) -> Iterator[Path]:
         else:
             os.rename(aside, final)
         _flush(final.parent)
+        # config.json last: a folder without it is not yet a model
+        for file in sorted((f for f in final.rglob("*") if f.is_file()), key=lambda f: (f.name == "config.json", f)):
+            if stored := mirror_of(file):
+                stored[0].put(file, stored[1])
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipcap.errors import ConfigError
+from clipcap.storage.mirror import get_mirror
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@=+-]{0,120}")
 
@@ -18,9 +19,11 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def resolve_data_dir(flag: str | None = None, config: str = "") -> Path:
-    """The lake's root: flag before config before CLIPCAP_DATA_DIR before ./data."""
-    return Path(flag or config or os.environ.get("CLIPCAP_DATA_DIR") or "data").expanduser().resolve()
+def resolve_data_dir(flag: str | None = None, config: str = "") -> Path | str:
+    """The lake's root, a folder or a URL: flag before config before CLIPCAP_DATA_DIR before ./data."""
+    asked = flag or config or os.environ.get("CLIPCAP_DATA_DIR") or "data"
+    asked = asked.removeprefix("file://")
+    return asked if "://" in asked else Path(asked).expanduser().resolve()
 
 
 def _part(name: str) -> str:
@@ -35,17 +38,66 @@ def _part(name: str) -> str:
 
 
 class Lake:
-    """Names the files below one root. Methods return absolute paths and create nothing."""
+    """Names the files below one root, a folder or any fsspec URL. Methods return local paths and create nothing.
+
+    Of a lake on an object store the paths are those of its mirror (:mod:`clipcap.storage.mirror`); what is read from
+    one goes through :meth:`absolute` or :meth:`at_hand`, which fetch it.
+    """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+        self.address = str(root)
+        """As it was given: what a person reads, and what other processes open the lake by."""
+        self.mirror = get_mirror(self.address) if "://" in self.address else None
+        self.root = self.mirror.folder if self.mirror else Path(root)
 
     def relative(self, path: Path) -> str:
         """``path`` as it stands in manifests and SQL: relative to the root, with forward slashes."""
         return path.relative_to(self.root).as_posix()
 
     def absolute(self, relative: str) -> Path:
-        return self.root / relative
+        """A stored file, to be read."""
+        return self.mirror.fetch(relative) if self.mirror else self.root / relative
+
+    def at_hand(self, path: Path) -> Path:
+        """The same path, its file or folder fetched."""
+        if self.mirror:
+            relative = self.relative(path)
+            below = self.mirror.list(f"{relative}/")
+            self.mirror.fetch_all(below or [relative])
+        return path
+
+    def size_of(self, relative: str) -> int | None:
+        """Bytes of a stored file; None where there is none."""
+        if self.mirror:
+            return self.mirror.size_of(relative)
+        try:
+            return (self.root / relative).stat().st_size
+        except OSError:
+            return None
+
+    def exists(self, path: Path) -> bool:
+        return self.mirror.has(self.relative(path)) if self.mirror else path.exists()
+
+    def read_bytes(self, path: Path) -> bytes:
+        """Small contents that change, as they are now.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self.mirror.read(self.relative(path)) if self.mirror else path.read_bytes()
+
+    def list(self, folder: Path, extension: str) -> list[Path]:
+        """Files of that extension in a folder, by name."""
+        if not self.mirror:
+            return sorted(folder.glob(f"*{extension}"))
+        found = self.mirror.list(f"{self.relative(folder)}/")
+        return sorted(self.root / name for name in found if name.endswith(extension))
+
+    def delete(self, path: Path) -> None:
+        if self.mirror:
+            self.mirror.delete(self.relative(path))
+        else:
+            path.unlink(missing_ok=True)
 
     def urls(self, batch_id: str) -> Path:
         return self.root / "batches" / _part(batch_id) / "urls.parquet"

@@ -105,7 +105,7 @@ def read_current(lake: Lake) -> Generation:
         DataError: CURRENT or the manifest cannot be read.
     """
     try:
-        number = int(lake.current.read_text())
+        number = int(lake.read_bytes(lake.current))
     except FileNotFoundError:
         return Generation()
     except ValueError:
@@ -118,7 +118,7 @@ def read_current(lake: Lake) -> Generation:
 def read_generation(lake: Lake, number: int) -> Generation:
     file = lake.manifest(number)
     try:
-        return Generation.model_validate_json(file.read_bytes())
+        return Generation.model_validate_json(lake.read_bytes(file))
     except (OSError, ValidationError) as error:
         raise DataError(
             f"the manifest {file} cannot be read ({type(error).__name__}): move it away and put an older number of "
@@ -140,9 +140,9 @@ def record(lake: Lake, entry: Entry) -> Entry:
 def read_pending(lake: Lake) -> list[Entry]:
     """Recorded entries that no generation holds yet; a damaged one counts as not recorded."""
     entries = []
-    for file in sorted((lake.manifests / "pending").glob("*.json")):
+    for file in lake.list(lake.manifests / "pending", ".json"):
         try:
-            entries.append(Entry.model_validate_json(file.read_bytes()))
+            entries.append(Entry.model_validate_json(lake.at_hand(file).read_bytes()))
         except (OSError, ValidationError):
             continue
     return entries
@@ -153,6 +153,8 @@ class EntryIndex:
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
+        if lake.mirror:
+            lake.mirror.refresh()
         pending = read_pending(lake)  # first: what is published meanwhile moves from here to there
         self.generation = read_current(lake)
         self._entries = {(e.id, e.key): e for e in self.generation.entries.values()}
@@ -167,13 +169,7 @@ class EntryIndex:
         return [e for e in sorted(self._entries.values(), key=lambda e: e.id) if e.stage == stage and self._stands(e)]
 
     def _stands(self, entry: Entry) -> bool:
-        for file in entry.files:
-            try:
-                if self.lake.absolute(file.path).stat().st_size != file.size_bytes:
-                    return False
-            except OSError:
-                return False
-        return True
+        return all(self.lake.size_of(file.path) == file.size_bytes for file in entry.files)
 
 
 def commit_generation(
@@ -201,7 +197,7 @@ def commit_generation(
         if merged == base.entries and run is None and promotion is None:
             return base
         number = base.number + 1
-        while lake.manifest(number).exists():  # its run was killed before it moved CURRENT, or is about to
+        while lake.exists(lake.manifest(number)):  # its run was killed before it moved CURRENT, or is about to
             base = read_generation(lake, number)
             merged = merge(base)
             number += 1
@@ -216,7 +212,7 @@ def commit_generation(
             break
     _point_current_at(lake, number)
     for entry in entries:
-        _pending_file(lake, entry).unlink(missing_ok=True)
+        lake.delete(_pending_file(lake, entry))
     return new
 
 
@@ -227,7 +223,7 @@ def _point_current_at(lake: Lake, number: int) -> None:
     """
     while True:
         commit_bytes(str(number).encode(), lake.current)
-        if not lake.manifest(number + 1).exists():
+        if not lake.exists(lake.manifest(number + 1)):
             return
         number += 1
 

@@ -49,7 +49,8 @@ def train_in_processes(
     from clipcap.training.train import TrainingResult
 
     job = {
-        "data_dir": str(lake.root.resolve()), "model_id": model_id, "config": config.model_dump(), "device": device,
+        "data_dir": lake.address if lake.mirror else str(lake.root.resolve()),
+        "model_id": model_id, "config": config.model_dump(), "device": device,
         "shards": [[s.download.model_dump(mode="json"), s.embed.model_dump(mode="json")] for s in shards],
         "folder": str(folder.resolve()), "resume_folder": str(resume_folder.resolve()),
     }  # fmt: skip

@@ -78,6 +78,9 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
     target = target or lake.catalog
     with scratch_folder(lake, "catalog") as folder:
         aside = folder / "catalog.duckdb"
+        if lake.mirror:  # views open what they show when they are made
+            named = {f.path for entry in generation.entries.values() for f in entry.files if f.kind in KINDS}
+            lake.mirror.fetch_all(sorted(named))
         try:
             with duckdb.connect(str(aside)) as connection:
                 connection.execute(f"set variable lake = {quoted(_root(lake))}")
@@ -86,7 +89,7 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
                 connection.commit()
         except duckdb.Error as error:
             raise WarehouseError(
-                f"the catalog of generation {generation.number} in {lake.root} cannot be built: {one_line(error)}; "
+                f"the catalog of generation {generation.number} in {lake.address} cannot be built: {one_line(error)}; "
                 "a file that was deleted or damaged is made again by the next `clipcap run`"
             ) from None
         # What someone's open shell wrote into the old catalog must not be replayed onto the new one.

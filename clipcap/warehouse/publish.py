@@ -54,7 +54,9 @@ def publish(
     stale = _stale(current, entries)
     warnings = _check(lake, current, new, run, promotion, stale)
     generation = commit_generation(lake, new, run, promotion, stale)
-    ensure_catalog(lake)
+    catalog = ensure_catalog(lake)
+    if lake.mirror:
+        lake.mirror.put(catalog, lake.relative(catalog))
     return Published(generation.number, run_id, True, warnings)
 
 
