@@ -119,6 +119,10 @@ class EmbedConfig(Section):
             raise ValueError('token_grid needs features = "tokens"')
         return self
 
+    captions: bool = False
+    """Embed the reference captions too (view text_embeddings): for search, and scores that look at the picture."""
+    near_duplicates: Share = 0.0
+    """Mark images whose embedding has at least this cosine with an earlier one's (view near_duplicates); 0 is off."""
     workers: Annotated[int, Field(ge=-1)] = -1
     """Processes that decode images; -1 is one for each core, 0 decodes in the main process."""
 

@@ -225,6 +225,52 @@ def evaluate(
     return console.print_table([{"metric": name, "value": value} for name, value in scores.items()])
 
 
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go.")],
+    layout: Annotated[
+        str, typer.Option("--layout", help="clip-retrieval: .npy with .parquet beside.")
+    ] = "clip-retrieval",
+    encoder: Annotated[
+        str, typer.Option("--encoder", metavar="ID", help="Whose embeddings, if there are several.")
+    ] = "",
+    batch: Annotated[str, typer.Option("--batch", metavar="ID", help="Of one batch alone.")] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write the lake's embeddings in the layout that clip-retrieval and the tools around LAION read.
+
+    Example: clipcap export --layout clip-retrieval --out exported
+    """
+    _state["debug"] = debug
+    from flows import cli_embeddings
+
+    cli_embeddings.export(_lake(data_dir), layout, out, encoder, batch, as_json)
+
+
+@app.command("import-embeddings")
+def import_embeddings(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With img_emb/ and metadata/ of clip-retrieval.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="The encoder that made them, as in embed.encoder.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Names the batch.")] = "imported",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make a batch of embeddings that clip-retrieval wrote; its images are never downloaded.
+
+    Example: clipcap import-embeddings laion --encoder ViT-B-32-quickgelu/openai --dataset laion
+    """
+    _state["debug"] = debug
+    from clipcap.config import parse_config
+    from flows import cli_embeddings
+
+    parse_config({"dataset": {"name": dataset}, "embed": {"encoder": encoder}}, "clipcap import-embeddings")
+    cli_embeddings.import_embeddings(_lake(data_dir, False), folder, encoder, dataset, device, as_json)
+
+
 @app.command("import-weights")
 def import_weights(
     file: Annotated[Path, typer.Argument(metavar="FILE.pt", help="A checkpoint of the published code.")],

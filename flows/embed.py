@@ -6,10 +6,13 @@ import time
 from collections import Counter
 from itertools import cycle
 
+from clipcap.embedding.duplicates import duplicates_key
 from clipcap.embedding.embed import embed_key
+from clipcap.embedding.embed_text import embed_text_key
 from clipcap.embedding.encoder import Encoder, get_encoder, list_devices
 from clipcap.embedding.hash_index import HashIndex
 from clipcap.embedding.rates import describe
+from clipcap.errors import DataError
 from clipcap.storage.manifest import Entry
 from clipcap.training.train_model import Shard
 from flows.stages import Job, RunContext, run_jobs, say
@@ -38,7 +41,7 @@ def embed_jobs(context: RunContext, downloads: list[Entry], encoder: Encoder) ->
     def job(shard: Entry) -> Job:
         return Job(
             f"embed/{encoder.id}/{shard.meta['batch_id']}/{shard.meta['shard_id']}",
-            embed_key(shard, encoder),
+            _key(shard, encoder),
             shard.rows.get("ok", 0),
             task,
             lambda: {"shard": shard, "config": config.model_copy(update={"device": next(devices)}),
@@ -48,6 +51,23 @@ def embed_jobs(context: RunContext, downloads: list[Entry], encoder: Encoder) ->
         )  # fmt: skip
 
     return [job(shard) for shard in downloads]
+
+
+def _key(shard: Entry, encoder: Encoder) -> str:
+    """Of an adopted shard, whose images were never here, the key that its embeddings came with.
+
+    Raises:
+        DataError: another encoder is asked for than the one that made them.
+    """
+    adopted = shard.meta.get("adopted")
+    if adopted is None:
+        return embed_key(shard, encoder)
+    if adopted["encoder_id"] != encoder.id:
+        raise DataError(
+            f"batch {shard.meta['batch_id']} came as embeddings of {adopted['encoder_id']} without its images, and "
+            f"{encoder.id} is asked for: use a model of that encoder, or leave the batch out (batch_ids)"
+        )
+    return str(adopted["embed_key"])
 
 
 def embed(context: RunContext, downloads: list[Entry], encoder_name: str = "") -> list[Shard]:
@@ -61,6 +81,10 @@ def embed(context: RunContext, downloads: list[Entry], encoder_name: str = "") -
     jobs = embed_jobs(context, downloads, encoder)
     parallel = config.parallel_shards * len(list_devices(config.device))
     entries = run_jobs(context, "embed", _told(context, jobs), parallel)
+    if config.captions:
+        run_jobs(context, "embed_text", embed_text_jobs(context, downloads, encoder))
+    if config.near_duplicates and entries:
+        run_jobs(context, "duplicates", [duplicates_job(context, entries)])
     return [Shard(download, entry) for download, entry in zip(downloads, entries, strict=True)]
 
 
@@ -92,3 +116,51 @@ def _told(context: RunContext, jobs: list[Job]) -> list[Job]:
         return job
 
     return [told(job) for job in jobs]
+
+
+def embed_text_jobs(context: RunContext, downloads: list[Entry], encoder: Encoder) -> list[Job]:
+    config = context.config.embed.model_copy(
+        update={"encoder": encoder.name, "features": "embedding", "token_grid": 0, "device": str(encoder.device)}
+    )
+
+    def task():  # type: ignore[no-untyped-def]
+        from tasks.embed import embed_text_shard
+
+        return embed_text_shard
+
+    def job(shard: Entry) -> Job:
+        return Job(
+            f"embed_text/{encoder.id}/{shard.meta['batch_id']}/{shard.meta['shard_id']}",
+            embed_text_key(shard, encoder), shard.rows.get("ok", 0), task,
+            lambda: {"shard": shard, "config": config, "run_id": context.run_id},
+        )  # fmt: skip
+
+    return [job(shard) for shard in downloads]
+
+
+def duplicates_job(context: RunContext, embeds: list[Entry]) -> Job:
+    """Compares a batch with itself and with the published batches that landed before it."""
+    batch_id, encoder_id = embeds[0].meta["batch_id"], embeds[0].meta["encoder_id"]
+    landed = {entry.meta["batch_id"]: entry.created_at for entry in context.index.of_stage("land")}
+    landed |= {entry.meta["batch_id"]: entry.created_at for entry in context.used if entry.stage == "land"}
+    now = landed.get(batch_id, context.started_at)
+    earlier = sorted(
+        (
+            entry for entry in context.index.generation.of_stage("embed")
+            if entry.meta["encoder_id"] == encoder_id and entry.meta["batch_id"] != batch_id
+            and landed.get(entry.meta["batch_id"], context.started_at) < now
+        ),
+        key=lambda entry: (landed[entry.meta["batch_id"]], entry.id),
+    )  # fmt: skip
+    threshold = context.config.embed.near_duplicates
+
+    def task():  # type: ignore[no-untyped-def]
+        from tasks.embed import mark_duplicates
+
+        return mark_duplicates
+
+    return Job(
+        f"duplicates/{encoder_id}/{batch_id}", duplicates_key(embeds, earlier, threshold),
+        sum(entry.rows.get("ok", 0) for entry in embeds), task,
+        lambda: {"batch": embeds, "earlier": earlier, "threshold": threshold, "run_id": context.run_id},
+    )  # fmt: skip

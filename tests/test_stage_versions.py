@@ -27,6 +27,8 @@ STAGES: dict[str, list[str]] = {
     "land": ["dataset/land.py", "dataset/sources.py", "dataset/sample.py", "dataset/scenes.py",
              "dataset/scene_captions.py", "dataset/serve.py", "storage/ledger.py"],
     "download": ["dataset/download.py", "dataset/shards.py"],
+    "embed_text": ["embedding/embed_text.py"],
+    "duplicates": ["embedding/duplicates.py"],
     "embed": [
         "embedding/embed.py", "embedding/decode.py", "embedding/encoder.py", "embedding/forward.py",
         "embedding/towers.py", "embedding/store.py",

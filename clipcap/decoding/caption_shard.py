@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from clipcap.config import CaptionConfig
 from clipcap.embedding.store import read_embeddings
+from clipcap.errors import EmbeddingError
 from clipcap.storage.commit import commit_table
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
@@ -71,6 +72,11 @@ def caption_shard(
             [lake.absolute(embed.file("embeddings").path)],
             clip_dim=settings.clip_dim, encoder_hash=settings.encoder_hash or None, features=settings.features,
         )  # fmt: skip
+        if stored.info.normalized and not settings.normalize:
+            raise EmbeddingError(
+                f"the embeddings of {batch_id} are normalised, and {settings.model_id} was trained on such as are not: "
+                "use a model with normalize = true"
+            )
         rerank = None
         if config.rerank and stored.keys:
             from clipcap.decoding.rerank import ClipRerank

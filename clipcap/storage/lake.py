@@ -115,6 +115,12 @@ class Lake:
         """``encoder_id`` is "<encoder>@<hash12>"."""
         return self.root / "embeddings" / _part(encoder_id) / _part(batch_id) / f"{_part(shard_id)}.parquet"
 
+    def text_embeddings(self, encoder_id: str, batch_id: str, shard_id: str) -> Path:
+        return self.root / "text_embeddings" / _part(encoder_id) / _part(batch_id) / f"{_part(shard_id)}.parquet"
+
+    def duplicates(self, encoder_id: str, batch_id: str) -> Path:
+        return self.root / "duplicates" / _part(encoder_id) / f"{_part(batch_id)}.parquet"
+
     def model(self, model_id: str) -> Path:
         return self.root / "models" / _part(model_id)
 

@@ -32,6 +32,8 @@ KINDS = {  # kind of file in the manifest → the source that shows such files
     "ledger": "source_ledger",
     "shard": "source_shards",
     "embeddings": "source_embeddings",
+    "text_embeddings": "source_text_embeddings",
+    "duplicates": "source_duplicates",
     "captions": "source_captions",
     "corpus": "source_corpus",
     "per_image": "source_per_image",

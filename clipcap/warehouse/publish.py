@@ -69,10 +69,19 @@ def _stale(current: Generation, used: Sequence[Entry]) -> set[str]:
         for e in current.of_stage("download")
         if e.meta["batch_id"] in batches and (e.id, e.key) not in fresh
     }
+    compared = {
+        (e.meta["encoder_id"], e.meta["batch_id"])
+        for e in used
+        if e.stage == "embed" and current.entries.get(e.id) not in (None, e)
+    }
     return {
         e.id
         for e in current.entries.values()
-        if (e.meta.get("batch_id"), e.meta.get("shard_id")) in recut and (e.id, e.key) not in fresh
+        if (e.id, e.key) not in fresh
+        and (
+            (e.meta.get("batch_id"), e.meta.get("shard_id")) in recut
+            or (e.stage == "duplicates" and (e.meta["encoder_id"], e.meta["batch_id"]) in compared)
+        )
     }
 
 

@@ -52,15 +52,14 @@ for schema in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         library.define(schema)
     except RuntimeError:
         pass
-import time, open_clip
+import open_clip
 create = open_clip.create_model_and_transforms
 open_clip.create_model_and_transforms = lambda name, **options: create(name, **{**options, "pretrained": None})
 from clip_retrieval.clip_inference.main import main
-tars, out, model, batch, workers = sys.argv[1:]
-start = time.perf_counter()
-main(input_dataset=tars, output_folder=out, input_format="webdataset", enable_text=False, enable_metadata=False,
-     clip_model="open_clip:" + model, batch_size=int(batch), num_prepro_workers=int(workers), use_jit=False)
-print("SECONDS", time.perf_counter() - start)
+if __name__ == "__main__":
+    tars, out, model, batch, workers = sys.argv[1:]
+    main(input_dataset=tars, output_folder=out, input_format="webdataset", enable_text=False, enable_metadata=False,
+         clip_model="open_clip:" + model, batch_size=int(batch), num_prepro_workers=int(workers), use_jit=False)
 """
 
 
@@ -185,18 +184,21 @@ def beside(args: argparse.Namespace, folder: Path, lake: Lake, shards: list[Entr
     exact = Encoder(encoder.name, args.device, "float32")
     exact.encode(np.zeros((1, exact.preprocessing.height, exact.preprocessing.width, 3), np.uint8))
     theirs, ours, ours_exact = [], [], []
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}  # as they run it
+    environment |= {"CUDA_VISIBLE_DEVICES": ""} if encoder.device.type == "cpu" else {}
+    script = folder / "theirs.py"
+    script.write_text(THEIRS)
     for number in range(args.rounds):
         out = folder / f"theirs{number}"
         tars = f"{folder}/tars/{{00000..00003}}.tar"
-        command = [args.clip_retrieval, "-c", THEIRS, tars, str(out), args.model, str(args.batch_size),
+        command = [args.clip_retrieval, str(script), tars, str(out), args.model, str(args.batch_size),
                    str(resolve_workers(args.workers))]  # fmt: skip
-        told = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-                              if encoder.device.type == "cpu" else None)  # fmt: skip
+        told = subprocess.run(command, capture_output=True, text=True, env=environment)
         if told.returncode:
             return {"failed": told.stderr.strip().splitlines()[-1:]}
         stats = [json.loads(f.read_text()) for f in (out / "stats").rglob("*.json")]
         assert sum(s["sample_count"] for s in stats) == args.images, stats
-        theirs.append(args.images / sum(s["end_time"] - s["start_time"] for s in stats))
+        theirs.append(args.images / sum(s["total_duration"] for s in stats))
         ours.append(end_to_end(lake, shards, encoder, config))
         ours_exact.append(end_to_end(lake, shards, exact, config))
     return {
