@@ -103,9 +103,9 @@ def _embeddings(
         raise DataError(
             f"{part.vectors.name} holds vectors of size {vectors.shape[1]}; those of {encoder.name} have {clip_dim}"
         )
-    finite: np.ndarray = np.isfinite(vectors).all(axis=1)
-    good: list[bool] = finite.tolist()
-    lengths: np.ndarray = np.linalg.norm(vectors[finite].astype(np.float32), axis=1)
+    finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
+    good = np.isin(np.arange(len(vectors)), finite).tolist()
+    lengths = np.linalg.norm(vectors[finite].astype(np.float32), axis=1)
     with Recorder(
         lake, "embed", f"embed/{encoder.id}/{batch_id}/{shard_id}", key, run_id, **names, encoder_id=encoder.id,
         encoder=encoder.name, clip_dim=clip_dim, made_with="adopted",
