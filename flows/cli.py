@@ -11,7 +11,8 @@ import typer
 
 from clipcap import __version__
 from clipcap.errors import ClipCapError, ConfigError, DataError, ModelError
-from flows import console
+from flows import cli_embeddings, console
+from flows.options import AsJson, DataDir, Debug, Limit, Set, open_lake, state
 
 app = typer.Typer(
     name="clipcap", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -19,17 +20,7 @@ app = typer.Typer(
 )  # fmt: skip
 models_app = typer.Typer(no_args_is_help=True, help="The models of a lake. Example: clipcap models list")
 app.add_typer(models_app, name="models")
-
-DataDir = Annotated[
-    str | None,
-    typer.Option("--data-dir", metavar="D", help="The lake's root (else the config's, CLIPCAP_DATA_DIR, ./data)."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the orchestrator's log.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides the config.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Land only the first N rows of the source.")]
-
-_state = {"debug": False}
+app.add_typer(cli_embeddings.app)
 
 
 def _version(value: bool) -> None:
@@ -43,18 +34,6 @@ def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     console.show_log()
-
-
-def _lake(data_dir: str | None, must_exist: bool = True) -> Any:
-    from clipcap.storage.lake import Lake, resolve_data_dir
-
-    lake = Lake(resolve_data_dir(data_dir))
-    if must_exist and not lake.exists(lake.current):
-        raise DataError(
-            f"there is no lake at {lake.address}: name one with --data-dir or CLIPCAP_DATA_DIR, or make one with "
-            "`clipcap run`"
-        )
-    return lake
 
 
 @app.command()
@@ -71,7 +50,7 @@ def run(
 
     Example: clipcap run configs/sample.toml --set train.epochs=3
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from clipcap.config import load_config
     from flows import results
 
@@ -119,7 +98,7 @@ def land(
 
     Example: clipcap land urls.csv --dataset holiday
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from clipcap.config import parse_config
     from clipcap.dataset.land import land as land_batch
     from clipcap.dataset.land import read_landing
@@ -131,7 +110,7 @@ def land(
     anchored = {k: str(Path(v).resolve()) if v and "://" not in v else v for k, v in paths.items()}
     settings = parse_config({"dataset": {"name": dataset, "default_split": split, **anchored}}, "clipcap land")
     landing = read_landing(settings, limit)
-    lake = _lake(data_dir, must_exist=False)
+    lake = open_lake(data_dir, must_exist=False)
     known = EntryIndex(lake).find(f"land/{landing.batch_id}", landing.content)
     entry = known or land_batch(lake, landing)
     commit_generation(lake, [entry])
@@ -167,7 +146,7 @@ def caption(
 
     Example: clipcap caption photo.jpg photos/ --model models/my-model --json
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from flows.results import caption_now
 
     rows = caption_now(
@@ -188,7 +167,7 @@ def caption(
 def _model_folder(model: str, data_dir: str | None) -> Path:
     if model and (Path(model) / "config.json").is_file():
         return Path(model)
-    lake = _lake(data_dir)
+    lake = open_lake(data_dir)
     from clipcap.storage.manifest import read_current
 
     generation = read_current(lake)
@@ -214,7 +193,7 @@ def evaluate(
 
     Example: clipcap evaluate --references refs.json --candidates mine.json --json
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from clipcap.metrics.coco_files import load_candidates, load_references
     from clipcap.metrics.evaluate import score
 
@@ -223,52 +202,6 @@ def evaluate(
     if as_json:
         return console.print_json(scores)
     return console.print_table([{"metric": name, "value": value} for name, value in scores.items()])
-
-
-@app.command()
-def export(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go.")],
-    layout: Annotated[
-        str, typer.Option("--layout", help="clip-retrieval: .npy with .parquet beside.")
-    ] = "clip-retrieval",
-    encoder: Annotated[
-        str, typer.Option("--encoder", metavar="ID", help="Whose embeddings, if there are several.")
-    ] = "",
-    batch: Annotated[str, typer.Option("--batch", metavar="ID", help="Of one batch alone.")] = "",
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Write the lake's embeddings in the layout that clip-retrieval and the tools around LAION read.
-
-    Example: clipcap export --layout clip-retrieval --out exported
-    """
-    _state["debug"] = debug
-    from flows import cli_embeddings
-
-    cli_embeddings.export(_lake(data_dir), layout, out, encoder, batch, as_json)
-
-
-@app.command("import-embeddings")
-def import_embeddings(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With img_emb/ and metadata/ of clip-retrieval.")],
-    encoder: Annotated[str, typer.Option("--encoder", help="The encoder that made them, as in embed.encoder.")],
-    dataset: Annotated[str, typer.Option("--dataset", help="Names the batch.")] = "imported",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Make a batch of embeddings that clip-retrieval wrote; its images are never downloaded.
-
-    Example: clipcap import-embeddings laion --encoder ViT-B-32-quickgelu/openai --dataset laion
-    """
-    _state["debug"] = debug
-    from clipcap.config import parse_config
-    from flows import cli_embeddings
-
-    parse_config({"dataset": {"name": dataset}, "embed": {"encoder": encoder}}, "clipcap import-embeddings")
-    cli_embeddings.import_embeddings(_lake(data_dir, False), folder, encoder, dataset, device, as_json)
 
 
 @app.command("import-weights")
@@ -295,7 +228,7 @@ def import_weights(
 
     Example: clipcap import-weights coco_weights.pt --out models/coco
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from clipcap.model.published_weights import ImportOptions
     from clipcap.model.published_weights import import_weights as import_file
 
@@ -327,7 +260,7 @@ def export_weights(
 
     Example: clipcap export-weights models/coco --out coco_weights.pt
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from clipcap.model.published_export import export_weights as export_folder
 
     facts = export_folder(_model_folder(model, data_dir), out)
@@ -351,10 +284,10 @@ def sql(
 
     Example: clipcap sql "select caption, image_url from latest_captions limit 5"
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from clipcap.warehouse.queries import list_views, query
 
-    lake = _lake(data_dir)
+    lake = open_lake(data_dir)
     if list_ or not statement:
         views = [{"view": v.name, "comment": v.comment, "columns": v.columns} for v in list_views(lake)]
         columns = ["view", "comment"]
@@ -379,12 +312,12 @@ def report(
 
     Example: clipcap report --open
     """
-    _state["debug"] = debug
+    state["debug"] = debug
     from clipcap.config import ReportConfig
     from clipcap.report.html import render_report
     from clipcap.storage.manifest import read_current
 
-    lake = _lake(data_dir)
+    lake = open_lake(data_dir)
     runs = read_current(lake).runs
     if not runs:
         raise DataError(f"the lake {lake.address} has no published run yet: `clipcap run` makes one")
@@ -400,10 +333,10 @@ def report(
 @models_app.command("list")
 def models_list(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug = False) -> None:
     """Every model with its facts and scores. Example: clipcap models list"""
-    _state["debug"] = debug
+    state["debug"] = debug
     from flows.results import models
 
-    rows = models(_lake(data_dir))
+    rows = models(open_lake(data_dir))
     if as_json:
         return console.print_json(rows)
     columns = ("model_id", "is_production", "mapper", "language_model", "best_val_loss", "bleu_4", "cider")
@@ -418,10 +351,10 @@ def models_show(
     debug: Debug = False,
 ) -> None:
     """All facts of one model. Example: clipcap models show sample-mlp-0a1b2c3d"""
-    _state["debug"] = debug
+    state["debug"] = debug
     from flows.results import models
 
-    rows = models(_lake(data_dir))
+    rows = models(open_lake(data_dir))
     found = [row for row in rows if row["model_id"] == model_id]
     if not found:
         known = ", ".join(row["model_id"] for row in rows) or "none yet"
@@ -436,13 +369,13 @@ def main() -> None:
     try:
         app()
     except ClipCapError as error:
-        if _state["debug"]:
+        if state["debug"]:
             raise
         kind = "config" if isinstance(error, ConfigError) else "error"
         typer.echo(f"{kind}: {error}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        if _state["debug"]:
+        if state["debug"]:
             raise
         typer.echo(f"unexpected: {type(error).__name__}: {error} (add --debug for the traceback)", err=True)
         sys.exit(1)

@@ -1,18 +1,64 @@
-"""Commands that bring embeddings in and out; called by flows/cli.py."""
+"""Commands that bring embeddings in and out."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from clipcap.errors import ConfigError
 from flows import console
+from flows.options import AsJson, DataDir, Debug, open_lake, state
+
+app = typer.Typer()
 
 
-def export(lake: Any, layout: str, out: Path, encoder: str, batch: str, as_json: bool) -> None:
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go.")],
+    layout: Annotated[
+        str, typer.Option("--layout", help="clip-retrieval: .npy with .parquet beside.")
+    ] = "clip-retrieval",
+    encoder: Annotated[
+        str, typer.Option("--encoder", metavar="ID", help="Whose embeddings, if there are several.")
+    ] = "",
+    batch: Annotated[str, typer.Option("--batch", metavar="ID", help="Of one batch alone.")] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write the lake's embeddings in the layout that clip-retrieval and the tools around LAION read.
+
+    Example: clipcap export --layout clip-retrieval --out exported
+    """
+    state["debug"] = debug
+    _export(open_lake(data_dir), layout, out, encoder, batch, as_json)
+
+
+@app.command("import-embeddings")
+def import_embeddings(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="With img_emb/ and metadata/ of clip-retrieval.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="The encoder that made them, as in embed.encoder.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Names the batch.")] = "imported",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make a batch of embeddings that clip-retrieval wrote; its images are never downloaded.
+
+    Example: clipcap import-embeddings laion --encoder ViT-B-32-quickgelu/openai --dataset laion
+    """
+    state["debug"] = debug
+    from clipcap.config import parse_config
+
+    parse_config({"dataset": {"name": dataset}, "embed": {"encoder": encoder}}, "clipcap import-embeddings")
+    _import(open_lake(data_dir, must_exist=False), folder, encoder, dataset, device, as_json)
+
+
+def _export(lake: Any, layout: str, out: Path, encoder: str, batch: str, as_json: bool) -> None:
     from clipcap.embedding.exchange import export_embeddings
     from clipcap.storage.manifest import read_current
 
@@ -28,7 +74,7 @@ def export(lake: Any, layout: str, out: Path, encoder: str, batch: str, as_json:
     typer.echo(f"{out}: {facts['rows']:,} embeddings of {facts['encoder_id']} in {facts['parts']} part(s)")
 
 
-def import_embeddings(lake: Any, folder: Path, encoder: str, dataset: str, device: str, as_json: bool) -> None:
+def _import(lake: Any, folder: Path, encoder: str, dataset: str, device: str, as_json: bool) -> None:
     from clipcap.embedding.adopt import adopt_embeddings
     from clipcap.embedding.encoder import get_encoder
     from clipcap.storage.lake import new_run_id

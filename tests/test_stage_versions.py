@@ -24,9 +24,10 @@ _DECODING = ["decoding/*.py"]
 
 STAGES: dict[str, list[str]] = {
     # the first module holds VERSION; what renders and serves the sample decides what its URLs mean, so it is landing's
-    "land": ["dataset/land.py", "dataset/sources.py", "dataset/sample.py", "dataset/scenes.py",
+    "land": ["dataset/land.py", "dataset/sources/*.py", "dataset/sample.py", "dataset/scenes.py",
              "dataset/scene_captions.py", "dataset/serve.py", "storage/ledger.py"],
-    "download": ["dataset/download.py", "dataset/shards.py"],
+    "download": ["dataset/download.py", "dataset/extract.py", "dataset/shards.py"],
+    "adopt": ["embedding/adopt.py", "embedding/exchange.py"],
     "embed_text": ["embedding/embed_text.py"],
     "duplicates": ["embedding/duplicates.py"],
     "embed": [

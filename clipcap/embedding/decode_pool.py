@@ -257,7 +257,9 @@ class DecodePool:
 
 def resolve_workers(workers: int) -> int:
     """-1 to the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if workers < 0 else workers
+    if workers >= 0:
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=4)

@@ -18,7 +18,6 @@ from typing import Any
 
 from clipcap.errors import ConfigError, DataError, TransientError
 
-_ONLY_HERE = (".scratch/", ".prefect/", ".versions/", "catalog.duckdb")
 _AT_ONCE = 16  # files fetched at the same time
 _mirrors: dict[str, Mirror] = {}
 _lock = threading.Lock()
@@ -37,8 +36,9 @@ def mirror_of(path: Path) -> tuple[Mirror, str] | None:
     for mirror in list(_mirrors.values()):
         if path.is_relative_to(mirror.folder):
             relative = path.relative_to(mirror.folder).as_posix()
-            is_aside = path.name.startswith(".")
-            return None if is_aside or relative.startswith(_ONLY_HERE) else (mirror, relative)
+            # .scratch, .prefect, what is written aside; the catalog goes to the store when it is published
+            stays = relative == "catalog.duckdb" or any(part.startswith(".") for part in relative.split("/"))
+            return None if stays else (mirror, relative)
     return None
 
 
@@ -84,6 +84,7 @@ class Mirror:
     def refresh(self) -> None:
         """Forgets what is known of the store."""
         self._sizes = None
+        self._versions.clear()
 
     def size_of(self, relative: str) -> int | None:
         """From one listing of the whole lake, made when it is first needed; None where there is no such object."""
@@ -114,8 +115,7 @@ class Mirror:
     def fetch(self, relative: str) -> Path:
         """The local copy of an object, fetched unless it is here already in the store's version of it."""
         local = self.folder / relative
-        self.size_of(relative)  # which also tells the version
-        version = self._versions.get(relative)
+        version = self._versions.get(relative)  # known since the last listing
         if version is None:
             version = self._ask_version(relative)
         if version is None or (local.is_file() and self._read_version(relative) == version):

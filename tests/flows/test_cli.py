@@ -230,3 +230,34 @@ def test_an_unknown_model_names_those_that_exist(lake: Path, tmp_path: Path, cli
         code, _, err = clipcap(*command, "--data-dir", lake)
         assert code == 1 and "'other'" in err and "none yet" in err
     assert json.loads(clipcap("models", "list", "--data-dir", lake, "--json")[1]) == []
+
+
+def test_a_cluster_without_its_package_is_one_clear_line(monkeypatch):
+    from clipcap.config import Config
+    from clipcap.errors import ConfigError
+    from flows.engine import submit_to
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'clipcap-pipeline\[ray\]'"):
+        submit_to(Config(engine="ray"))
+
+
+def test_embeddings_come_in_and_go_out_again(clipcap: Cli, tmp_path: Path):
+    import pandas as pd
+
+    folder, out, lake = tmp_path / "theirs", tmp_path / "out", tmp_path / "lake"
+    (folder / "img_emb").mkdir(parents=True), (folder / "metadata").mkdir()
+    vectors = np.eye(5, 256, dtype=np.float16)
+    np.save(folder / "img_emb" / "img_emb_0.npy", vectors)
+    urls = [f"http://h/{n}" for n in range(5)]
+    frame = pd.DataFrame({"image_path": list("abcde"), "caption": list("vwxyz"), "url": urls})
+    frame.to_parquet(folder / "metadata" / "metadata_0.parquet")
+    command = ("import-embeddings", folder, "--encoder", "builtin:sample", "--dataset", "theirs", "--data-dir", lake)
+    code, text, _ = clipcap(*command, "--json")
+    assert code == 0 and json.loads(text)["rows"] == {"ok": 5, "failed": 0}
+    assert "imported before" in clipcap(*command)[1]
+    code, text, _ = clipcap("export", "--out", out, "--data-dir", lake, "--json")
+    assert code == 0 and json.loads(text)["rows"] == 5
+    np.testing.assert_array_equal(np.load(out / "img_emb" / "img_emb_0.npy"), vectors)
+    code, _, err = clipcap("export", "--out", out, "--layout", "faiss", "--data-dir", lake)
+    assert code == 2 and "--layout faiss" in err

@@ -19,18 +19,21 @@ from clipcap.storage.manifest import Entry, EntryIndex, Recorder, commit_generat
 
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch) -> str:
-    """A store in memory. Its exclusive create looks before it writes, so here only one may do both at a time."""
+    """A store in memory, which is no store for threads: here one request at a time is answered, as a whole."""
     monkeypatch.setenv("CLIPCAP_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "_mirrors", {})
-    store, alone = fsspec.filesystem("memory"), threading.Lock()
+    store, alone = fsspec.filesystem("memory"), threading.RLock()
     store.store.clear()
-    create = store.pipe_file
 
-    def one_at_a_time(*args, **options):
-        with alone:
-            return create(*args, **options)
+    def in_turn(request):
+        def answer(*args, **options):
+            with alone:
+                return request(*args, **options)
 
-    monkeypatch.setattr(store, "pipe_file", one_at_a_time)
+        return answer
+
+    for name in ("pipe_file", "put_file", "cat_file", "get_file", "find", "info", "exists", "rm_file"):
+        monkeypatch.setattr(type(store), name, in_turn(getattr(type(store), name)))
     return "memory://bucket/lake"
 
 
@@ -131,8 +134,8 @@ def _file(folder: Path, data: bytes) -> Path:
 def test_it_is_fetched_once(url: str, tmp_path: Path, monkeypatch):
     entry_of(Lake(url), 1)
     other, fetched = elsewhere(url, tmp_path, monkeypatch), []
-    get = type(other.mirror.store).get_file
-    monkeypatch.setattr(type(other.mirror.store), "get_file", lambda *a, **k: fetched.append(a[1]) or get(*a, **k))
+    get = other.mirror.store.get_file
+    monkeypatch.setattr(other.mirror.store, "get_file", lambda *a, **k: fetched.append(a[0]) or get(*a, **k))
     for _ in range(3):
         other.absolute(other.relative(other.ledger("embed", "batch", "shard-1")))
     assert len(fetched) == 1
@@ -167,7 +170,7 @@ def test_two_that_publish_at_once_lose_nothing(url: str):
 def test_faults_of_the_store_are_worth_another_try_and_refusals_are_not(url: str, monkeypatch):
     lake = Lake(url)
     for error, kind in ((TimeoutError("slow"), TransientError), (PermissionError("no"), DataError)):
-        monkeypatch.setattr(type(lake.mirror.store), "cat_file", lambda *_, e=error, **__: (_ for _ in ()).throw(e))
+        monkeypatch.setattr(lake.mirror.store, "cat_file", lambda *_, e=error, **__: (_ for _ in ()).throw(e))
         with pytest.raises(kind, match=r"CURRENT: the store"):
             read_current(lake)
 

@@ -1,0 +1,32 @@
+"""Options that several commands have, and the lake that they name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from clipcap.errors import DataError
+
+DataDir = Annotated[
+    str | None,
+    typer.Option("--data-dir", metavar="D", help="The lake's root (else the config's, CLIPCAP_DATA_DIR, ./data)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and the orchestrator's log.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Overrides the config.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Land only the first N rows of the source.")]
+
+state = {"debug": False}
+
+
+def open_lake(data_dir: str | None, must_exist: bool = True) -> Any:
+    from clipcap.storage.lake import Lake, resolve_data_dir
+
+    lake = Lake(resolve_data_dir(data_dir))
+    if must_exist and not lake.exists(lake.current):
+        raise DataError(
+            f"there is no lake at {lake.address}: name one with --data-dir or CLIPCAP_DATA_DIR, or make one with "
+            "`clipcap run`"
+        )
+    return lake
