@@ -124,10 +124,8 @@ def writing_folder(final: Path) -> Iterator[Path]:
         else:
             os.rename(aside, final)
         _flush(final.parent)
-        # config.json last: a folder without it is not yet a model
-        for file in sorted((f for f in final.rglob("*") if f.is_file()), key=lambda f: (f.name == "config.json", f)):
-            if stored := mirror_of(file):
-                stored[0].put(file, stored[1])
+        if stored := mirror_of(final):
+            stored[0].put_folder(final, stored[1])
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

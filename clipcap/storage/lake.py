@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Lake:
     """Names the files below one root, a folder or any fsspec URL. Methods return local paths and create nothing.
 
     Of a lake on an object store the paths are those of its mirror (:mod:`clipcap.storage.mirror`); what is read from
-    one goes through :meth:`absolute` or :meth:`at_hand`, which fetch it.
+    one goes through :meth:`absolute`, :meth:`absolute_all` or :meth:`at_hand`, which fetch it.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -58,12 +59,14 @@ class Lake:
         """A stored file, to be read."""
         return self.mirror.fetch(relative) if self.mirror else self.root / relative
 
+    def absolute_all(self, relatives: Iterable[str]) -> list[Path]:
+        """Stored files, to be read: from a store they come side by side."""
+        return self.mirror.fetch_all(relatives) if self.mirror else [self.root / name for name in relatives]
+
     def at_hand(self, path: Path) -> Path:
-        """The same path, its file or folder fetched."""
+        """The same path, what lies there (a file, or all of a folder) fetched."""
         if self.mirror:
-            relative = self.relative(path)
-            below = self.mirror.list(f"{relative}/")
-            self.mirror.fetch_all(below or [relative])
+            self.mirror.fetch_folder(self.relative(path))
         return path
 
     def size_of(self, relative: str) -> int | None:
@@ -87,17 +90,17 @@ class Lake:
         return self.mirror.read(self.relative(path)) if self.mirror else path.read_bytes()
 
     def list(self, folder: Path, extension: str) -> list[Path]:
-        """Files of that extension in a folder, by name."""
+        """Files of that extension in a folder, by name, to be read."""
         if not self.mirror:
             return sorted(folder.glob(f"*{extension}"))
-        found = self.mirror.list(f"{self.relative(folder)}/")
-        return sorted(self.root / name for name in found if name.endswith(extension))
+        return sorted(f for f in self.mirror.fetch_folder(self.relative(folder)) if f.suffix == extension)
 
-    def delete(self, path: Path) -> None:
+    def delete_all(self, paths: Iterable[Path]) -> None:
         if self.mirror:
-            self.mirror.delete(self.relative(path))
+            self.mirror.delete_all(map(self.relative, paths))
         else:
-            path.unlink(missing_ok=True)
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     def urls(self, batch_id: str) -> Path:
         return self.root / "batches" / _part(batch_id) / "urls.parquet"

@@ -142,7 +142,7 @@ def read_pending(lake: Lake) -> list[Entry]:
     entries = []
     for file in lake.list(lake.manifests / "pending", ".json"):
         try:
-            entries.append(Entry.model_validate_json(lake.at_hand(file).read_bytes()))
+            entries.append(Entry.model_validate_json(file.read_bytes()))
         except (OSError, ValidationError):
             continue
     return entries
@@ -211,8 +211,7 @@ def commit_generation(
         if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(number), exclusive=True):
             break
     _point_current_at(lake, number)
-    for entry in entries:
-        lake.delete(_pending_file(lake, entry))
+    lake.delete_all(_pending_file(lake, entry) for entry in entries)
     return new
 
 

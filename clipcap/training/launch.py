@@ -80,7 +80,8 @@ def train_in_processes(
         errors.join()
     if launcher.returncode:
         failed = [line.removeprefix(_FAILED).strip() for line in said if line.startswith(_FAILED)]
-        reason = failed[0] if failed else "; ".join(line.strip() for line in said[-3:])
+        told = [line for line in said if "what():" in line or "Error: " in line] or said
+        reason = failed[0] if failed else "; ".join(line.strip() for line in told[-3:])
         raise ModelError(f"training in {config.processes} processes failed: {reason}")
     return TrainingResult(**json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
 
@@ -113,8 +114,9 @@ def main(file: str) -> None:
         train(
             pairs, validation, TrainConfig.model_validate(job["config"]), Path(job["folder"]),
             model_id=job["model_id"], encoder=info.encoder, encoder_hash=info.encoder_hash, features=info.features,
-            processes=processes,            resume_folder=Path(job["resume_folder"]), on_step=on_step,
+            processes=processes, resume_folder=Path(job["resume_folder"]), on_step=on_step,
         )  # fmt: skip
+        processes.end()
     except ClipCapError as error:
         print(_FAILED + " ".join(str(error).split()), flush=True)
         sys.exit(1)

@@ -56,6 +56,14 @@ class Launched(Processes):
             parameter.grad = total.view_as(parameter).to(parameter.dtype)
         return list(rest.unbind())
 
+    def end(self) -> None:
+        """Parts from the others when all are done; one that just exits can abort a slower one's connection."""
+        from accelerate import PartialState
+
+        state = PartialState()
+        state.wait_for_everyone()
+        state.destroy_process_group()
+
     def gather(self, value: Any) -> list[Any]:
         from accelerate.utils import gather_object
 
