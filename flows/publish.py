@@ -27,9 +27,9 @@ def publish(context: RunContext) -> str:
     report = lake.report(published.run_id)
     state = "new" if published.is_new else "cached · nothing new to publish"
     say("publish", f"{state} · generation {published.generation}")
-    if not published.is_new and report.is_file():
+    if not published.is_new and lake.exists(report):
         say("report", "cached")
-        return str(report)
+        return str(lake.at_hand(report))
     path: str = report_run(lake.address, published.run_id, context.config.report)
     say("report", path)
     return path

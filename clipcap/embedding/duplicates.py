@@ -140,7 +140,7 @@ def mark_duplicates(
     with Recorder(
         lake, "duplicates", f"duplicates/{encoder_id}/{batch_id}", key, run_id, batch_id=batch_id, encoder_id=encoder_id
     ) as out:
-        stored = read_embeddings(lake.absolute(e.file("embeddings").path) for e in [*earlier, *batch])
+        stored = read_embeddings(lake.absolute_all(e.file("embeddings").path for e in [*earlier, *batch]))
         first = len(stored.keys) - sum(entry.rows.get("ok", 0) for entry in batch)
         numbers, repeated, cosines = near_duplicates(stored.vectors, first, threshold)
         now = datetime.now(UTC)

@@ -29,20 +29,17 @@ class HashIndex:
         self._numbers = np.empty(0, np.uint32)
         self._new: list[tuple[np.ndarray, int]] = []  # added since the arrays were sorted
         self._under_way: dict[str, np.ndarray] = {}
-        for entry in entries:
-            self.add(entry)
+        known = [e.file("embeddings").path for e in entries if self._is_alike(e)]
+        for name, file in zip(known, lake.absolute_all(known), strict=True):
+            self._note(name, file)
         self._sort()
 
     def add(self, embed: Entry) -> None:
         """A finished shard's images are known from now on."""
         self._under_way.pop(embed.meta["shard_id"], None)
-        if embed.meta.get("made_with") != self._made_with:
-            return
-        path = embed.file("embeddings").path
-        self._new.append((_read(self._lake.absolute(path)), len(self._files)))
-        self._files.append(path)
-        if len(self._new) > 64:
-            self._sort()
+        if self._is_alike(embed):
+            name = embed.file("embeddings").path
+            self._note(name, self._lake.absolute(name))
 
     def start(self, download: Entry) -> list[str]:
         """Files that hold at least one image of the shard, which is under way until it is added."""
@@ -62,6 +59,15 @@ class HashIndex:
         wanted = _read(self._lake.absolute(download.file("shard").path))
         wanted = wanted[~np.isin(wanted, self._hashes)]
         return any(np.isin(wanted, hashes).any() for hashes in self._under_way.values())
+
+    def _is_alike(self, embed: Entry) -> bool:
+        return bool(embed.meta.get("made_with") == self._made_with)
+
+    def _note(self, name: str, file: Path) -> None:
+        self._new.append((_read(file), len(self._files)))
+        self._files.append(name)
+        if len(self._new) > 64:
+            self._sort()
 
     def _sort(self) -> None:
         numbers = [np.full(len(hashes), number, np.uint32) for hashes, number in self._new]

@@ -55,9 +55,8 @@ def evaluate_key(captions: Sequence[Entry], shards: Sequence[Shard], config: Eva
 def read_references(lake: Lake, shards: Sequence[Shard], split: str) -> dict[str, list[str]]:
     """References of every embedded image of the split that has any."""
     references = {}
-    for shard in shards:
-        columns = ["sample_key", "captions", "split"]
-        table = pq.read_table(lake.absolute(shard.download.file("shard").path), columns=columns)
+    for path in lake.absolute_all(s.download.file("shard").path for s in shards):
+        table = pq.read_table(path, columns=["sample_key", "captions", "split"])
         for row in table.to_pylist():
             if row["split"] == split and row["captions"]:
                 references[row["sample_key"]] = row["captions"]
@@ -90,10 +89,8 @@ def evaluate_model(
         references = read_references(lake, shards, config.split)
         candidates = {
             row["sample_key"]: row["caption"]
-            for entry in captions
-            for row in pq.read_table(
-                lake.absolute(entry.file("captions").path), columns=["sample_key", "caption"]
-            ).to_pylist()
+            for path in lake.absolute_all(entry.file("captions").path for entry in captions)
+            for row in pq.read_table(path, columns=["sample_key", "caption"]).to_pylist()
             if row["sample_key"] in references
         }
         if not candidates:
@@ -128,7 +125,7 @@ def _caption_exchanged(
     """Captions in which every image got the embedding of another one: what the language model says without looking."""
     from clipcap.decoding.caption import generate
 
-    stored = read_embeddings(lake.absolute(s.embed.file("embeddings").path) for s in shards)
+    stored = read_embeddings(lake.absolute_all(s.embed.file("embeddings").path for s in shards))
     row_of = {key: row for row, key in enumerate(stored.keys)}
     order = np.random.default_rng(0).permutation(len(keys))
     giver = np.empty(len(keys), dtype=np.int64)

@@ -89,7 +89,7 @@ class Lake:
         """
         return self.mirror.read(self.relative(path)) if self.mirror else path.read_bytes()
 
-    def list(self, folder: Path, extension: str) -> list[Path]:
+    def files_in(self, folder: Path, extension: str) -> list[Path]:
         """Files of that extension in a folder, by name, to be read."""
         if not self.mirror:
             return sorted(folder.glob(f"*{extension}"))

@@ -140,7 +140,7 @@ def record(lake: Lake, entry: Entry) -> Entry:
 def read_pending(lake: Lake) -> list[Entry]:
     """Recorded entries that no generation holds yet; a damaged one counts as not recorded."""
     entries = []
-    for file in lake.list(lake.manifests / "pending", ".json"):
+    for file in lake.files_in(lake.manifests / "pending", ".json"):
         try:
             entries.append(Entry.model_validate_json(file.read_bytes()))
         except (OSError, ValidationError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import posixpath
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -76,7 +77,7 @@ class Mirror:
         self.folder = cache_folder() / "lakes" / name
         self._sizes: dict[str, int] | None = None
 
-    def list(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self, prefix: str = "") -> dict[str, int]:
         """Size in bytes of each object below a prefix, by name; asked anew."""
         return {name: int(info["size"]) for name, info in self._find(prefix).items()}
 
@@ -88,7 +89,7 @@ class Mirror:
         """From one listing of the whole lake, made when it is first needed; None where there is no such object."""
         sizes = self._sizes
         if sizes is None:
-            sizes = self._sizes = self.list()
+            sizes = self._sizes = self.sizes()
         return sizes.get(relative)
 
     def read(self, relative: str) -> bytes:
@@ -123,7 +124,7 @@ class Mirror:
         wanted = list(relatives)
         ask: Callable[[str], dict[str, Any] | None] = self._info
         if len(wanted) >= _LISTED_FROM:
-            ask = self._find(os.path.commonprefix(wanted).rpartition("/")[0]).get
+            ask = self._find(posixpath.commonpath(wanted)).get
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return list(threads.map(lambda relative: self._fetch(relative, ask(relative)), wanted))
 
@@ -163,7 +164,7 @@ class Mirror:
 
     def put_folder(self, local: Path, relative: str) -> None:
         """Puts every file, config.json last: a folder without it is not yet a model; then deletes what was more."""
-        before = self.list(relative)
+        before = self.sizes(relative)
         files = {f"{relative}/{f.relative_to(local).as_posix()}": f for f in local.rglob("*") if f.is_file()}
         for name in sorted(files, key=lambda name: (files[name].name == "config.json", name)):
             self.put(files[name], name)
@@ -181,11 +182,7 @@ class Mirror:
                 self.store.pipe_file(name, data, mode="create")
             except OSError as error:
                 told = f"{error!r} {error.__cause__!r}"
-                if not (
-                    isinstance(error, FileExistsError)
-                    or "PreconditionFailed" in told
-                    or "ConditionalRequestConflict" in told
-                ):
+                if not any(sign in told for sign in ("FileExists", "PreconditionFailed", "ConditionalRequestConflict")):
                     raise
                 # The client repeats a request whose answer was lost: then what is there is ours.
                 with suppress(FileNotFoundError):

@@ -60,14 +60,12 @@ def read_pairs(lake: Lake, shards: Sequence[Shard], splits: Sequence[str]) -> tu
     from clipcap.training.examples import Pairs
 
     captions: dict[str, list[str]] = {}
-    for shard in shards:
-        table = pq.read_table(
-            lake.absolute(shard.download.file("shard").path), columns=["sample_key", "captions", "split"]
-        )
+    for path in lake.absolute_all(s.download.file("shard").path for s in shards):
+        table = pq.read_table(path, columns=["sample_key", "captions", "split"])
         for row in table.to_pylist():
             if row["split"] in splits and row["captions"]:
                 captions[row["sample_key"]] = row["captions"]
-    stored = read_embeddings((lake.absolute(s.embed.file("embeddings").path) for s in shards), only=captions)
+    stored = read_embeddings(lake.absolute_all(s.embed.file("embeddings").path for s in shards), only=captions)
     return Pairs(stored.features, [captions[key] for key in stored.keys]), stored.info
 
 

@@ -81,8 +81,7 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
     with scratch_folder(lake, "catalog") as folder:
         aside = folder / "catalog.duckdb"
         if lake.mirror:  # views open what they show when they are made
-            named = {f.path for entry in generation.entries.values() for f in entry.files if f.kind in KINDS}
-            lake.mirror.fetch_all(sorted(named))
+            lake.absolute_all({f.path for e in generation.entries.values() for f in e.files if f.kind in KINDS})
         try:
             with duckdb.connect(str(aside)) as connection:
                 connection.execute(f"set variable lake = {quoted(_root(lake))}")
