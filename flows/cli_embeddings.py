@@ -25,6 +25,9 @@ def export(
         str, typer.Option("--encoder", metavar="ID", help="Whose embeddings, if there are several.")
     ] = "",
     batch: Annotated[str, typer.Option("--batch", metavar="ID", help="Of one batch alone.")] = "",
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Also the captions' vectors (embed.captions).")
+    ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -34,7 +37,7 @@ def export(
     Example: clipcap export --layout clip-retrieval --out exported
     """
     state["debug"] = debug
-    _export(open_lake(data_dir), layout, out, encoder, batch, as_json)
+    _export(open_lake(data_dir), layout, out, encoder, batch, text, as_json)
 
 
 @app.command("import-embeddings")
@@ -58,8 +61,8 @@ def import_embeddings(
     _import(open_lake(data_dir, must_exist=False), folder, encoder, dataset, device, as_json)
 
 
-def _export(lake: Any, layout: str, out: Path, encoder: str, batch: str, as_json: bool) -> None:
-    from clipcap.embedding.exchange import export_embeddings
+def _export(lake: Any, layout: str, out: Path, encoder: str, batch: str, text: bool, as_json: bool) -> None:
+    from clipcap.embedding.export import export_embeddings
     from clipcap.storage.manifest import read_current
 
     if layout != "clip-retrieval":
@@ -68,7 +71,7 @@ def _export(lake: Any, layout: str, out: Path, encoder: str, batch: str, as_json
     def told(done: int, parts: int) -> None:
         console.stderr.print(f"part {done} of {parts}", style="dim")
 
-    facts = export_embeddings(lake, read_current(lake), out, encoder, batch, on_part=told)
+    facts = export_embeddings(lake, read_current(lake), out, encoder, batch, text, on_part=told)
     if as_json:
         return console.print_json({**facts, "out": str(out)})
     typer.echo(f"{out}: {facts['rows']:,} embeddings of {facts['encoder_id']} in {facts['parts']} part(s)")

@@ -19,20 +19,22 @@ from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, Status, write_ledger
 from clipcap.storage.manifest import Entry, EntryIndex, Recorder, digest
 
-VERSION = 1
+VERSION = 2
+_NORMALIZED_WITHIN = 1e-2
+_NOT_FINITE = "has values that are not finite"
 
 
 def adopt_embeddings(lake: Lake, folder: Path, dataset: str, encoder: Encoder, run_id: str = "") -> list[Entry]:
     """Lands a folder in clip-retrieval's layout: a shard for each of its parts.
 
-    The vectors are taken at their word to be of ``encoder``; they are marked as normalised if they are. One that is
-    not finite is a failed row. What an earlier try finished is kept.
+    The vectors are taken at their word to be of ``encoder``. They are stored as normalised, which by that layout they
+    are. One that is not finite, or zero, is a failed row. What an earlier try finished is kept.
 
     Returns:
         The entries of landing, downloading and embedding, to be published.
 
     Raises:
-        DataError: another layout, or vectors of another size than the encoder's.
+        DataError: another layout, vectors of another size than the encoder's, or such as are not normalised.
     """
     parts = find_parts(folder)
     content = digest([VERSION, dataset, fingerprint(parts)])
@@ -98,14 +100,19 @@ def _embeddings(
     key: str, run_id: str,
 ) -> Entry:  # fmt: skip
     batch_id, shard_id = names["batch_id"], names["shard_id"]
-    vectors = np.asarray(read_part(part)[0], np.float16)
+    with np.errstate(over="ignore"):  # what float16 cannot hold becomes infinite, and its row fails
+        vectors = np.asarray(read_part(part)[0], np.float16)
     if vectors.shape[1] != clip_dim:
         raise DataError(
             f"{part.vectors.name} holds vectors of size {vectors.shape[1]}; those of {encoder.name} have {clip_dim}"
         )
-    finite = np.flatnonzero(np.isfinite(vectors).all(axis=1))
-    good = np.isin(np.arange(len(vectors)), finite).tolist()
-    lengths = np.linalg.norm(vectors[finite].astype(np.float32), axis=1)
+    lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)  # NaN and inf stay what they are
+    usable = np.isfinite(lengths) & (lengths > 0)
+    if usable.any() and np.abs(lengths[usable] - 1).max() > _NORMALIZED_WITHIN:
+        raise DataError(
+            f"{part.vectors.name} holds vectors of length {lengths[usable].min():.3g} to {lengths[usable].max():.3g}: "
+            "clip-retrieval's layout holds normalised ones, divide each by its length first"
+        )
     with Recorder(
         lake, "embed", f"embed/{encoder.id}/{batch_id}/{shard_id}", key, run_id, **names, encoder_id=encoder.id,
         encoder=encoder.name, clip_dim=clip_dim, made_with="adopted",
@@ -113,15 +120,15 @@ def _embeddings(
         info = EmbeddingInfo(
             encoder=encoder.name, encoder_hash=encoder.hash, clip_dim=clip_dim,
             preprocessing_hash=digest(asdict(encoder.preprocessing)),
-            normalized=bool(len(lengths)) and bool(np.abs(lengths - 1).max() < 1e-2),
+            normalized=True,
         )  # fmt: skip
         path = lake.embeddings(encoder.id, batch_id, shard_id)
-        keys = [str(row["sample_key"]) for row, is_good in zip(rows, good, strict=True) if is_good]
-        write_embeddings(path, info, keys, [""] * len(keys), vectors[finite])
+        keys = [str(row["sample_key"]) for row, is_usable in zip(rows, usable, strict=True) if is_usable]
+        write_embeddings(path, info, keys, [""] * len(keys), vectors[usable])
         outcomes = []
-        for row, is_good in zip(rows, good, strict=True):
-            status: Status = "ok" if is_good else "failed"
-            reason = "" if is_good else "its embedding has values that are not finite"
+        for row, length in zip(rows, lengths.tolist(), strict=True):
+            status: Status = "ok" if 0 < length < np.inf else "failed"
+            reason = "" if status == "ok" else "its embedding " + ("is zero" if length == 0 else _NOT_FINITE)
             outcomes.append(Outcome(str(row["sample_key"]), status, reason, str(row["url"])))
         ledger = lake.ledger("embed", batch_id, shard_id, encoder.id)
         out.rows = write_ledger(ledger, "embed", batch_id, shard_id, outcomes)

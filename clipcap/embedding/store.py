@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,6 +184,25 @@ def read_embeddings(
     pa.default_memory_pool().release_unused()  # else Arrow keeps what it freed, some hundred MB
     vectors, seen = vectors[: len(keys)], seen[: len(keys)]
     return Embeddings(first, keys, hashes, vectors, vectors if first.features == "embedding" else seen)
+
+
+def stream_embeddings(path: Path, columns: Collection[str] = ()) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Embeddings of a file piece by piece (its row groups, about 20,000 rows), for what must not hold them all.
+
+    Args:
+        columns: what else is wanted beside the vectors: ``sample_key``, ``sha256``.
+
+    Yields:
+        A table of those columns, and float16 (rows, clip_dim).
+
+    Raises:
+        EmbeddingError: it is no embedding file of this project.
+    """
+    shape = (read_info(path).clip_dim,)
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            table = file.read_row_group(number, columns=[*columns, "clip_embedding"])
+            yield table.select(list(columns)), _matrix(table["clip_embedding"], shape)
 
 
 def _matrix(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,7 +12,8 @@ import pytest
 
 from clipcap.embedding.adopt import adopt_embeddings
 from clipcap.embedding.encoder import Encoder
-from clipcap.embedding.exchange import export_embeddings, find_parts
+from clipcap.embedding.exchange import find_parts
+from clipcap.embedding.export import export_embeddings
 from clipcap.embedding.store import read_embeddings, read_info
 from clipcap.errors import DataError
 from clipcap.storage.lake import Lake
@@ -72,6 +73,32 @@ def _places() -> list[tuple[int, int]]:
     return [(0, n) for n in range(5)] + [(1, n) for n in range(3)]
 
 
+def test_vectors_without_a_direction_are_failed_rows_even_a_whole_part_of_them(tmp_path: Path, encoder: Encoder):
+    theirs(tmp_path / "theirs")
+    parts = [vectors(5).astype(np.float32), np.full((3, DIM), np.nan, np.float32)]
+    parts[0][1], parts[0][3, 5] = 0, 1e6
+    for number, part in enumerate(parts):
+        np.save(tmp_path / "theirs" / "img_emb" / f"img_emb_{number}.npy", part)
+    lake = Lake(tmp_path / "lake")
+    entries = adopt_embeddings(lake, tmp_path / "theirs", "laion", encoder)
+    publish(lake, entries, "20260101T000000Z-000000", "import-embeddings", datetime.now(UTC), {})
+    failed = query(lake, "select image_url, reason from ledger where status = 'failed' order by 1").to_pylist()
+    assert [(row["image_url"][9:-4], row["reason"][14:]) for row in failed] == [
+        ("0/1", "is zero"), ("0/3", "has values that are not finite"),
+        *((f"1/{n}", "has values that are not finite") for n in range(3)),
+    ]  # fmt: skip
+    stored = read_embeddings(lake.absolute(e.file("embeddings").path) for e in read_current(lake).of_stage("embed"))
+    assert stored.info.normalized
+    np.testing.assert_array_equal(stored.vectors, parts[0][[0, 2, 4]].astype(np.float16))
+
+
+def test_vectors_that_are_not_normalised_are_refused(tmp_path: Path, encoder: Encoder):
+    theirs(tmp_path / "theirs")
+    np.save(tmp_path / "theirs" / "img_emb" / "img_emb_1.npy", vectors(3) * np.float16(2))
+    with pytest.raises(DataError, match=r"img_emb_1.npy holds vectors of length 2 to 2: .*divide each by its length"):
+        adopt_embeddings(Lake(tmp_path / "lake"), tmp_path / "theirs", "laion", encoder)
+
+
 def test_a_vector_that_is_not_finite_is_a_failed_row(tmp_path: Path, encoder: Encoder):
     lake, _ = adopted(tmp_path, encoder, bad=2)
     [row] = query(lake, "select * from ledger where status <> 'ok'").to_pylist()
@@ -107,6 +134,84 @@ def test_out_and_in_again_is_the_same(tmp_path: Path, encoder: Encoder, part_row
             assert np.abs(np.linalg.norm(stored.vectors.astype(np.float32), axis=1) - 1).max() < 2e-3
 
 
+@pytest.mark.parametrize(("count", "digits"), [(1, 1), (9, 1), (10, 2), (11, 2)])
+def test_parts_have_as_many_digits_as_theirs(tmp_path: Path, encoder: Encoder, count: int, digits: int):
+    """clip-retrieval: int(log10(parts)) + 1 digits, so that ten parts are 00 to 09."""
+    lake, _ = adopted(tmp_path, encoder, sizes=(1,) * count)
+    export_embeddings(lake, read_current(lake), tmp_path / "out", part_rows=1)
+    assert digits == int(np.log10(count)) + 1
+    names = sorted(f.relative_to(tmp_path / "out").as_posix() for f in (tmp_path / "out").rglob("*.*"))
+    assert names == sorted([f"img_emb/img_emb_{n:0{digits}d}.npy" for n in range(count)]
+                           + [f"metadata/metadata_{n:0{digits}d}.parquet" for n in range(count)])  # fmt: skip
+
+
+def test_parts_of_an_export_with_another_division_do_not_stay(tmp_path: Path, encoder: Encoder):
+    lake, parts = adopted(tmp_path, encoder)
+    out = tmp_path / "out"
+    for part_rows, count in ((1, 2), (100, 1), (1, 2)):
+        export_embeddings(lake, read_current(lake), out, part_rows=part_rows)
+        found = find_parts(out)
+        assert len(found) == count
+        np.testing.assert_allclose(
+            np.concatenate([np.load(p.vectors) for p in found]), np.concatenate(parts), atol=1e-3
+        )
+
+
+def test_somebody_elses_parts_are_left_alone(tmp_path: Path, encoder: Encoder):
+    lake, _ = adopted(tmp_path, encoder)
+    before = {f: f.read_bytes() for f in (tmp_path / "theirs").rglob("*.*")}
+    with pytest.raises(DataError, match=r"metadata_[01]\.parquet was not exported by clipcap"):
+        export_embeddings(lake, read_current(lake), tmp_path / "theirs")
+    assert {f: f.read_bytes() for f in (tmp_path / "theirs").rglob("*.*")} == before
+
+
+def test_captions_vectors_stand_beside_their_images(tmp_path: Path, encoder: Encoder):
+    from clipcap.embedding.embed_text import embed_text_key, embed_text_shard
+
+    theirs(tmp_path / "theirs", bad=2)
+    file = tmp_path / "theirs" / "metadata" / "metadata_1.parquet"
+    frame = pd.read_parquet(file)
+    frame.loc[1, "caption"] = None
+    frame.to_parquet(file)
+    lake = Lake(tmp_path / "lake")
+    entries = adopt_embeddings(lake, tmp_path / "theirs", "laion", encoder)
+    publish(lake, entries, "20260101T000000Z-000000", "import-embeddings", datetime.now(UTC), {})
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"captions of laion-\w+ have no embeddings .*embed.captions = true"):
+        export_embeddings(lake, read_current(lake), out, with_text=True)
+    export_embeddings(lake, read_current(lake), out)
+    texts = [embed_text_shard(lake, e, encoder, embed_text_key(e, encoder)) for e in entries if e.stage == "download"]
+    publish(lake, texts, "20260102T000000Z-000000", "x", datetime.now(UTC), {})
+    export_embeddings(lake, read_current(lake), out, with_text=True)
+    [part] = find_parts(out)
+    stored, captions = np.load(part.texts), list(pd.read_parquet(part.metadata)["caption"])
+    assert captions == ["part 0 row 0", "part 0 row 1", "part 0 row 3", "part 0 row 4",
+                        "part 1 row 0", "", "part 1 row 2"]  # fmt: skip
+    assert stored.dtype == np.float16 and stored.shape == (7, DIM) == np.load(part.vectors).shape
+    for number, caption in enumerate(captions):
+        alone = encoder.encode_text([caption])[0]
+        expected = alone / np.linalg.norm(alone) if caption else np.zeros(DIM)
+        np.testing.assert_allclose(stored[number], expected, atol=2e-3)
+    export_embeddings(lake, read_current(lake), out)
+    assert not part.texts.exists(), "an export without captions' vectors leaves none of an earlier one"
+
+
+def test_an_export_of_images_that_all_failed_is_empty(tmp_path: Path, encoder: Encoder):
+    lake, _ = adopted(tmp_path, encoder, sizes=(1,), bad=0)
+    export_embeddings(lake, read_current(lake), tmp_path / "out")
+    [part] = find_parts(tmp_path / "out")
+    assert np.load(part.vectors).shape == (0, DIM) and len(pd.read_parquet(part.metadata)) == 0
+
+
+def test_more_rows_than_are_held_at_once(tmp_path: Path, encoder: Encoder):
+    lake, parts = adopted(tmp_path, encoder, sizes=(21_000, 5))
+    export_embeddings(lake, read_current(lake), tmp_path / "out")
+    [part] = find_parts(tmp_path / "out")
+    np.testing.assert_allclose(np.load(part.vectors), np.concatenate(parts), atol=1e-3)
+    frame = pd.read_parquet(part.metadata)
+    assert list(frame["url"]) == [f"http://h/{p}/{n}.jpg" for p, rows in enumerate((21_000, 5)) for n in range(rows)]
+
+
 def test_an_export_goes_on_where_it_was_stopped(tmp_path: Path, encoder: Encoder):
     lake, _ = adopted(tmp_path, encoder)
     out = tmp_path / "out"
@@ -134,6 +239,8 @@ def test_what_does_not_fit_is_told(tmp_path: Path, encoder: Encoder):
         np.save(tmp_path / "small" / "img_emb" / f"img_emb_{number}.npy", np.ones((rows, 10), np.float16))
     with pytest.raises(DataError, match="vectors of size 10; those of builtin:sample have 256"):
         adopt_embeddings(Lake(tmp_path / "a"), tmp_path / "small", "x", encoder)
+    with pytest.raises(DataError, match="not in clip-retrieval's layout"):
+        adopt_embeddings(Lake(tmp_path / "a"), tmp_path / "nowhere", "x", encoder)
     np.save(tmp_path / "small" / "img_emb" / "img_emb_0.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(DataError, match="cannot be read"):
         adopt_embeddings(Lake(tmp_path / "b"), tmp_path / "small", "x", encoder)
