@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import fsspec
@@ -174,6 +177,128 @@ def test_faults_of_the_store_are_worth_another_try_and_refusals_are_not(url: str
         monkeypatch.setattr(lake.mirror.store, "cat_file", lambda *_, e=error, **__: (_ for _ in ()).throw(e))
         with pytest.raises(kind, match=r"CURRENT: the store"):
             read_current(lake)
+
+
+def counting(monkeypatch, lake: Lake, *requests: str) -> list[str]:
+    """Which of these requests the store was asked, from now on."""
+    asked: list[str] = []
+    inside = threading.local()  # what the store in memory asks itself is no request
+    for name in requests:
+        request = getattr(lake.mirror.store, name)
+
+        def counted(*args, name=name, request=request, **options):
+            if getattr(inside, "request", None):
+                return request(*args, **options)
+            asked.append(name)
+            inside.request = name
+            try:
+                return request(*args, **options)
+            finally:
+                inside.request = None
+
+        monkeypatch.setattr(lake.mirror.store, name, functools.wraps(request)(counted))
+    return asked
+
+
+def test_many_files_are_looked_up_in_one_listing(url: str, tmp_path: Path, monkeypatch):
+    entries = [entry_of(Lake(url), number, str(number).encode()) for number in range(100)]
+    other = elsewhere(url, tmp_path, monkeypatch)
+    asked = counting(monkeypatch, other, "find", "info", "get_file")
+    names = [entry.file("ledger").path for entry in entries]
+    assert [f.read_bytes() for f in other.absolute_all(names)] == [str(number).encode() for number in range(100)]
+    assert Counter(asked) == {"find": 1, "get_file": 100}
+    assert other.absolute_all(names) == [other.root / name for name in names] and Counter(asked)["get_file"] == 100
+
+
+def test_what_a_killed_run_recorded_is_read_by_one_listing(url: str, tmp_path: Path, monkeypatch):
+    entries = [entry_of(Lake(url), number) for number in range(30)]
+    other = elsewhere(url, tmp_path, monkeypatch)
+    asked = counting(monkeypatch, other, "find", "info", "get_file", "exists")
+    index = EntryIndex(other)
+    assert Counter(asked) == {"find": 1, "get_file": 30}
+    assert all(index.find(entry.id, entry.key) for entry in entries) and Counter(asked)["find"] == 2
+
+
+def test_a_kill_between_the_store_and_the_rename_leaves_no_old_copy(url: str, tmp_path: Path):
+    lake = Lake(url)
+    name = entry_of(lake, 1, b"old").file("ledger").path
+    lake.mirror.put(_file(tmp_path, b"new"), name)  # and no rename here
+    assert (lake.root / name).read_bytes() == b"old"
+    assert lake.absolute(name).read_bytes() == b"new"
+
+
+def test_a_copy_of_what_the_store_lost_is_no_file_of_the_lake(url: str):
+    lake = Lake(url)
+    name = entry_of(lake, 1).file("ledger").path
+    lake.mirror.store.rm_file(f"{lake.mirror.base}/{name}")
+    with pytest.raises(FileNotFoundError):
+        lake.absolute(name).read_bytes()
+    lake.delete_all([lake.root / name])  # gone already
+
+
+def test_a_short_answer_is_asked_for_again_and_never_kept(url: str, tmp_path: Path, monkeypatch):
+    name = entry_of(Lake(url), 1, b"whole").file("ledger").path
+    other = elsewhere(url, tmp_path, monkeypatch)
+    get, answers = other.mirror.store.get_file, [b"who", b"whole"]
+    monkeypatch.setattr(other.mirror.store, "get_file", lambda _, to: Path(to).write_bytes(answers.pop(0)))
+    assert other.absolute(name).read_bytes() == b"whole"
+    (other.root / name).unlink()
+    monkeypatch.setattr(other.mirror.store, "get_file", lambda _, to: Path(to).write_bytes(b"who"))
+    with pytest.raises(TransientError, match="changes while it is read"):
+        other.absolute(name)
+    assert not (other.root / name).exists()
+    monkeypatch.setattr(other.mirror.store, "get_file", get)
+    assert other.absolute(name).read_bytes() == b"whole"
+
+
+def test_a_creation_whose_answer_was_lost_is_ours(url: str, monkeypatch):
+    lake = Lake(url)
+    create = lake.mirror.store.pipe_file
+
+    def lose(*args, mode="overwrite"):
+        create(*args, mode=mode)
+        create(*args, mode=mode)  # the client tries again, and the name is taken: by itself
+
+    monkeypatch.setattr(lake.mirror.store, "pipe_file", lose)
+    assert commit_bytes(b"mine", lake.manifest(1), exclusive=True)
+    assert not commit_bytes(b"other", lake.manifest(1), exclusive=True)
+    assert lake.read_bytes(lake.manifest(1)) == b"mine"
+
+
+def test_a_store_without_exclusive_creation_looks_first(url: str, monkeypatch):
+    lake = Lake(url)
+    write = lake.mirror.store.pipe_file
+    monkeypatch.setattr(lake.mirror.store, "pipe_file", lambda name, data: write(name, data))
+    assert [commit_bytes(data, lake.manifest(1), exclusive=True) for data in (b"1", b"2")] == [True, False]
+    assert lake.read_bytes(lake.manifest(1)) == b"1"
+
+
+def test_a_model_that_is_written_again_keeps_nothing_of_the_old_one(url: str):
+    lake = Lake(url)
+    for name in ("adapters", "weights"):
+        with writing_folder(lake.model("m")) as folder:
+            (folder / name).write_text(name)
+            (folder / "config.json").write_text("{}")
+    assert stored(url) == {"models/m/weights", "models/m/config.json"}
+
+
+def test_a_bucket_that_is_not_there_is_one_clear_line(url: str, monkeypatch):
+    lake = Lake(url)
+
+    def refuse(*_, **__):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(lake.mirror.store, "put_file", refuse)
+    with pytest.raises(DataError, match=r"CURRENT cannot be written .*does the bucket exist\?"):
+        commit_bytes(b"1", lake.current)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setattr(module, "_mirrors", {})
+    monkeypatch.setattr(importlib.import_module("fsspec.registry"), "_registry", {})  # classes found so far
+    with pytest.raises(ConfigError, match=r"s3fs.*pip install 'clipcap-pipeline\[s3\]'"):
+        Lake("s3://bucket/lake")
 
 
 def test_an_unknown_kind_of_url_is_one_clear_line(monkeypatch):
