@@ -251,6 +251,22 @@ def test_a_short_answer_is_asked_for_again_and_never_kept(url: str, tmp_path: Pa
     assert other.absolute(name).read_bytes() == b"whole"
 
 
+@pytest.mark.parametrize("newer", [b"longer than before", b"NEWER"])
+def test_an_object_that_is_replaced_while_its_parts_come_is_read_as_one(url: str, tmp_path: Path, monkeypatch, newer):
+    name = entry_of(Lake(url), 1, b"older").file("ledger").path
+    other = elsewhere(url, tmp_path, monkeypatch)
+    monkeypatch.setattr(module, "_IN_PARTS", 2)
+    store, get = other.mirror.store, other.mirror.store.get_file
+
+    def replaced_after_a_part(remote: str, to: str) -> None:
+        store.pipe_file(remote, newer)
+        Path(to).write_bytes(b"ol" + newer[2:])
+        monkeypatch.setattr(store, "get_file", get)
+
+    monkeypatch.setattr(store, "get_file", replaced_after_a_part)
+    assert other.absolute(name).read_bytes() == newer
+
+
 def test_a_creation_whose_answer_was_lost_is_ours(url: str, monkeypatch):
     lake = Lake(url)
     create = lake.mirror.store.pipe_file
