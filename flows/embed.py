@@ -139,17 +139,15 @@ def embed_text_jobs(context: RunContext, downloads: list[Entry], encoder: Encode
 
 
 def duplicates_job(context: RunContext, embeds: list[Entry]) -> Job:
-    """Compares a batch with itself and with the published batches that landed before it."""
+    """Compares a batch with itself and with the batches that landed before it, published or embedded by this run."""
     batch_id, encoder_id = embeds[0].meta["batch_id"], embeds[0].meta["encoder_id"]
-    landed = {entry.meta["batch_id"]: entry.created_at for entry in context.index.of_stage("land")}
-    landed |= {entry.meta["batch_id"]: entry.created_at for entry in context.used if entry.stage == "land"}
-    now = landed.get(batch_id, context.started_at)
+    landed = {e.meta["batch_id"]: e.created_at for e in context.index.of_stage("land")}
+    landed |= {e.meta["batch_id"]: e.created_at for e in context.used if e.stage == "land"}
+    before = {id for id, at in landed.items() if at < landed.get(batch_id, context.started_at)} - {batch_id}
+    known = context.index.generation.entries | {entry.id: entry for entry in context.used}
     earlier = sorted(
-        (
-            entry for entry in context.index.generation.of_stage("embed")
-            if entry.meta["encoder_id"] == encoder_id and entry.meta["batch_id"] != batch_id
-            and landed.get(entry.meta["batch_id"], context.started_at) < now
-        ),
+        (e for e in known.values() if e.stage == "embed" and e.meta["encoder_id"] == encoder_id
+         and e.meta["batch_id"] in before),
         key=lambda entry: (landed[entry.meta["batch_id"]], entry.id),
     )  # fmt: skip
     threshold = context.config.embed.near_duplicates

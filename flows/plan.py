@@ -12,7 +12,7 @@ from clipcap.storage.manifest import Entry
 from clipcap.training.train_model import Shard
 from flows.caption import caption_jobs
 from flows.download import download_jobs, land_job
-from flows.embed import embed_jobs
+from flows.embed import duplicates_job, embed_jobs, embed_text_jobs
 from flows.evaluate import evaluate_job
 from flows.stages import Job, RunContext
 from flows.train import train_job
@@ -48,6 +48,11 @@ def make_plan(context: RunContext, limit: int | None = None) -> dict[str, Any]:
     config = context.config.embed
     encoder = get_encoder(config.encoder_name, config.device, config.precision, config.compile)
     embeds = _next(context, stages, "embed", downloads and embed_jobs(context, downloads, encoder), shards, usable)
+    if config.captions:
+        jobs = downloads and embed_text_jobs(context, downloads, encoder)
+        _next(context, stages, "embed_text", jobs, shards, usable)
+    if config.near_duplicates:
+        _next(context, stages, "duplicates", embeds and [duplicates_job(context, embeds)], 1, usable)
     pairs = [Shard(d, e) for d, e in zip(downloads or [], embeds or [], strict=True)] if embeds else []
     models = _next(context, stages, "train", [train_job(context, pairs)] if pairs else None, 1, usable)
     captions = _next(context, stages, "caption", models and caption_jobs(context, pairs, models[0]), shards, usable)

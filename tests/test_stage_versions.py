@@ -29,7 +29,7 @@ STAGES: dict[str, list[str]] = {
     "download": ["dataset/download.py", "dataset/extract.py", "dataset/shards.py"],
     "adopt": ["embedding/adopt.py", "embedding/exchange.py"],
     "embed_text": ["embedding/embed_text.py"],
-    "duplicates": ["embedding/duplicates.py"],
+    "duplicates": ["embedding/duplicates.py", "embedding/neighbours.py"],
     "embed": [
         "embedding/embed.py", "embedding/decode.py", "embedding/encoder.py", "embedding/forward.py",
         "embedding/towers.py", "embedding/store.py",

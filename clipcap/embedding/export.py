@@ -148,7 +148,7 @@ def _stands(part: Part, made_of: str, with_text: bool) -> bool:
 
 def _write(lake: Lake, part: Part, group: list[_Source], made_of: str) -> None:
     """One part, at most a shard's rows and 20,000 vectors in memory; its metadata last, which say that it is whole."""
-    paths = [lake.absolute(source.embed.file("embeddings").path) for source in group]
+    paths = lake.absolute_all(source.embed.file("embeddings").path for source in group)
     info = read_info(paths[0])
     rows = sum(pq.read_metadata(path).num_rows for path in paths)
     with ExitStack() as files:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from clipcap.embedding.duplicates import outdated
 from clipcap.storage.commit import scratch_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Entry, Generation, Promotion, Run, commit_generation, read_current
@@ -61,7 +62,10 @@ def publish(
 
 
 def _stale(current: Generation, used: Sequence[Entry]) -> set[str]:
-    """Ids of what was made of shards that the run cut or downloaded anew: other rows stand under their names now."""
+    """Ids of what was made of other rows or vectors than those that stand under their names now.
+
+    The run cut or downloaded a shard anew, or replaced embeddings that near-duplicates were found with.
+    """
     fresh = {(e.id, e.key) for e in used}
     batches = {e.meta["batch_id"] for e in used if e.stage == "download"}
     recut = {
@@ -69,20 +73,13 @@ def _stale(current: Generation, used: Sequence[Entry]) -> set[str]:
         for e in current.of_stage("download")
         if e.meta["batch_id"] in batches and (e.id, e.key) not in fresh
     }
-    compared = {
-        (e.meta["encoder_id"], e.meta["batch_id"])
-        for e in used
-        if e.stage == "embed" and current.entries.get(e.id) not in (None, e)
-    }
-    return {
+    gone = {
         e.id
         for e in current.entries.values()
-        if (e.id, e.key) not in fresh
-        and (
-            (e.meta.get("batch_id"), e.meta.get("shard_id")) in recut
-            or (e.stage == "duplicates" and (e.meta["encoder_id"], e.meta["batch_id"]) in compared)
-        )
+        if (e.id, e.key) not in fresh and (e.meta.get("batch_id"), e.meta.get("shard_id")) in recut
     }
+    after = {id: e for id, e in current.entries.items() if id not in gone} | {e.id: e for e in used}
+    return gone | outdated(after.values())
 
 
 def _check(
