@@ -114,7 +114,8 @@ def land(
     known = EntryIndex(lake).find(f"land/{landing.batch_id}", landing.content)
     entry = known or land_batch(lake, landing)
     commit_generation(lake, [entry])
-    ensure_catalog(lake)
+    if not lake.mirror:  # where it would first fetch every table of the lake, the next question or run makes it
+        ensure_catalog(lake)
     facts = {"batch_id": landing.batch_id, "rows": entry.rows, "is_new": known is None}
     emitted = emit("clipcap.batch.landed", landing.batch_id, {**facts, "dataset": dataset})
     if as_json:
