@@ -64,7 +64,8 @@ def _batches(context: RunContext, wanted: list[str]) -> list[Entry]:
     Raises:
         DataError: one of them did not land.
     """
-    landed = {entry.meta["batch_id"]: entry for entry in context.index.of_stage("land")}
+    in_order = sorted(context.index.of_stage("land"), key=lambda entry: entry.created_at)
+    landed = {entry.meta["batch_id"]: entry for entry in in_order}
     if unknown := [batch_id for batch_id in wanted if batch_id not in landed]:
         raise DataError(f"no batch {', '.join(unknown)} in the lake; there are: {', '.join(landed) or 'none'}")
     return [landed[batch_id] for batch_id in wanted or landed]

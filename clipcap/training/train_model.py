@@ -96,6 +96,8 @@ def train_model(
                 "nothing to train on: no embedded image of split train has a caption; give the rows captions and "
                 'splits, or set dataset.default_split = "train"'
             )
+        if info.normalized and not config.normalize:
+            raise DataError("the embeddings were imported and are normalised: set train.normalize = true")
         validation, _ = read_pairs(lake, shards, ("val",))
         unfinished = lake.scratch / "training" / f"{model_id}-{key[:12]}"
         with writing_folder(lake.model(model_id)) as folder:
