@@ -24,6 +24,26 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {"threads": 1}
 Value = tuple[float, dict[str, float]]
 """A metric over the whole set, and for each image."""
 
+COUNTS_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        *((f"correct_{n}", pa.int64()) for n in range(1, 5)),
+        *((f"guessed_{n}", pa.int64()) for n in range(1, 5)),
+        ("candidate_length", pa.int64()),
+        ("reference_length", pa.int64()),
+    ]
+)
+"""What BLEU is made of, one row for each image: for n = 1 to 4 the n-grams guessed and how many of them are correct
+(clipped), the candidate's length and that of the closest reference, in tokens. BLEU of any sample of images follows
+from the sums of these columns."""
+
+
+class NgramMetrics(dict[str, Value]):
+    """metric -> (corpus value, {key: value}), and the counts behind BLEU."""
+
+    counts: pa.Table | None = None
+    """``COUNTS_SCHEMA``, in the order of the candidates; None where BLEU was not asked for."""
+
 
 @lru_cache
 def _statement(name: str) -> str:
@@ -36,7 +56,7 @@ def ngram_metrics(
     *,
     bleu: bool = True,
     cider: bool = True,
-) -> dict[str, Value]:
+) -> NgramMetrics:
     """BLEU-1..4 and CIDEr-D of tokenized captions.
 
     Args:
@@ -46,9 +66,10 @@ def ngram_metrics(
         cider: whether ``cider`` is computed; its document frequencies come from these references alone.
 
     Returns:
-        metric -> (corpus value, {key: value}). BLEU lies in 0..1, CIDEr-D in 0..10.
+        metric -> (corpus value, {key: value}), and each image's counts for BLEU as ``counts``. BLEU lies in 0..1, CIDEr-D
+        in 0..10.
     """
-    values: dict[str, Value] = {}
+    values = NgramMetrics()
     # A connection for each call: connections must not be shared between threads, and nothing is left behind.
     with duckdb.connect(":memory:", config=_SETTINGS) as connection:
         connection.register("candidates", _candidate_table(candidates))
@@ -59,6 +80,7 @@ def ngram_metrics(
             per_image: dict[int, dict[str, float]] = {n: {} for n in range(1, 5)}
             for key, n, value in connection.execute("select key, n, value from bleu_per_image").fetchall():
                 per_image[n][key] = value
+            values.counts = _counts(connection, candidates)
             for n, value in connection.execute("select n, value from bleu_corpus order by n").fetchall():
                 values[f"bleu_{n}"] = value, {key: per_image[n][key] for key in candidates}
         if cider:
@@ -66,6 +88,21 @@ def ngram_metrics(
             mean = connection.execute("select value from cider_corpus").fetchall()[0][0]
             values["cider"] = mean, {key: scored[key] for key in candidates}
     return values
+
+
+def _counts(connection: duckdb.DuckDBPyConnection, candidates: Mapping[str, str]) -> pa.Table:
+    columns = ", ".join(
+        f"max({name}) filter (n = {n}) as {name}_{n}" for name in ("correct", "guessed") for n in range(1, 5)
+    )
+    rows = connection.execute(
+        f"""
+        select key, {columns}, any_value(candidate_length) as candidate_length,
+            any_value(reference_length) as reference_length
+        from bleu_counts group by key
+        """
+    ).to_arrow_table()
+    place = {key: index for index, key in enumerate(rows["key"].to_pylist())}
+    return rows.take([place[key] for key in candidates]).cast(COUNTS_SCHEMA)
 
 
 def _candidate_table(candidates: Mapping[str, str]) -> pa.Table:
