@@ -66,8 +66,8 @@ def ngram_metrics(
         cider: whether ``cider`` is computed; its document frequencies come from these references alone.
 
     Returns:
-        metric -> (corpus value, {key: value}), and each image's counts for BLEU as ``counts``. BLEU lies in 0..1, CIDEr-D
-        in 0..10.
+        metric -> (corpus value, {key: value}), and each image's counts for BLEU as ``counts``. BLEU lies in 0..1, and
+        CIDEr-D in 0..10.
     """
     values = NgramMetrics()
     # A connection for each call: connections must not be shared between threads, and nothing is left behind.
@@ -94,7 +94,7 @@ def _counts(connection: duckdb.DuckDBPyConnection, candidates: Mapping[str, str]
     columns = ", ".join(
         f"max({name}) filter (n = {n}) as {name}_{n}" for name in ("correct", "guessed") for n in range(1, 5)
     )
-    rows = connection.execute(
+    rows = connection.sql(
         f"""
         select key, {columns}, any_value(candidate_length) as candidate_length,
             any_value(reference_length) as reference_length
