@@ -95,6 +95,24 @@ class Lake:
             return sorted(folder.glob(f"*{extension}"))
         return sorted(f for f in self.mirror.fetch_folder(self.relative(folder)) if f.suffix == extension)
 
+    def stored(self) -> dict[str, tuple[int, datetime | None]]:
+        """Every file, by its path below the root: bytes, and when it last changed (None where a store does not say).
+
+        What has its name only on this machine is left out: unfinished work, Prefect's results.
+        """
+        if self.mirror:
+            return self.mirror.stored()
+        found: dict[str, tuple[int, datetime | None]] = {}
+        for folder, below, names in os.walk(self.root):
+            below[:] = [name for name in below if not name.startswith(".")]
+            for path in (Path(folder) / name for name in names if not name.startswith(".")):
+                try:
+                    stat = path.stat()
+                except OSError:
+                    continue
+                found[self.relative(path)] = (stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+        return found
+
     def delete_all(self, paths: Iterable[Path]) -> None:
         if self.mirror:
             self.mirror.delete_all(map(self.relative, paths))
@@ -133,6 +151,9 @@ class Lake:
     def metrics(self, model_id: str, run_id: str, table: str) -> Path:
         """``table`` is "corpus" or "per_image"."""
         return self.root / "metrics" / _part(model_id) / _part(run_id) / f"{_part(table)}.parquet"
+
+    def evaluation_set(self, name: str) -> Path:
+        return self.root / "evaluation_sets" / f"{_part(name)}.parquet"
 
     def report(self, run_id: str) -> Path:
         return self.root / "reports" / _part(run_id) / "index.html"

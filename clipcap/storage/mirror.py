@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ class Mirror:
     def sizes(self, prefix: str = "") -> dict[str, int]:
         """Size in bytes of each object below a prefix, by name; asked anew."""
         return {name: int(info["size"]) for name, info in self._find(prefix).items()}
+
+    def stored(self) -> dict[str, tuple[int, datetime | None]]:
+        """Bytes and time of the last change of every object, by name; asked anew."""
+        return {name: (int(info["size"]), _changed(info)) for name, info in self._find("").items()}
 
     def refresh(self) -> None:
         """Forgets the sizes: the next look lists the lake again."""
@@ -265,6 +270,20 @@ class Mirror:
             if isinstance(error, PermissionError) or "Credentials" in type(error).__name__:
                 raise DataError(f"{where}: the store refuses ({problem}); check the credentials and rights") from None
             raise TransientError(f"{where}: the store failed ({problem}); trying again may help") from error
+
+
+def _changed(info: dict[str, Any]) -> datetime | None:
+    """When an object last changed; each store has its own word for it."""
+    for mark in ("LastModified", "last_modified", "updated", "mtime", "created"):
+        value = info.get(mark)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = datetime.fromisoformat(value)
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, UTC)
+        if isinstance(value, datetime):
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return None
 
 
 def _version(info: dict[str, Any]) -> str:
