@@ -2,7 +2,8 @@
 
     ClipCapError
     ├ ConfigError        every problem of the file at once
-    ├ DataError          SourceError · ImageDecodeError (a row status, never fatal) · ShardError · EmbeddingError
+    ├ DataError          SourceError · ImageDecodeError (a row status, never fatal) · ShardError · EmbeddingError ·
+    │                    StaleDecision
     ├ ModelError         ShapeError · CheckpointError
     ├ WarehouseError     CheckFailed(check, rows)
     └ TransientError     the only kind that a task retries
@@ -47,6 +48,10 @@ class EmbeddingError(DataError):
     """Embeddings of the wrong dimension, dtype, encoder, or with values that are not finite."""
 
 
+class StaleDecision(DataError):
+    """A candidate was compared with a model that is no longer the one in production."""
+
+
 class ModelError(ClipCapError):
     """A model cannot be built, found or used."""
 
@@ -79,3 +84,19 @@ class CheckFailed(WarehouseError):
 
 class TransientError(ClipCapError):
     """May well succeed when tried again (network, a busy disk); the only kind that tasks retry."""
+
+
+class NoRoomError(ClipCapError):
+    """What a run would write does not fit on the disk, so nothing was begun."""
+
+
+class NightFailed(ClipCapError):
+    """Some batches of a night failed; all others are published.
+
+    Args:
+        summary: what the night would have returned, with the failures and their reasons.
+    """
+
+    def __init__(self, message: str, summary: dict[str, Any]) -> None:
+        self.summary = summary
+        super().__init__(message)

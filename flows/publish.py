@@ -7,21 +7,22 @@ from prefect import flow
 from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.lake import Lake, resolve_data_dir
-from clipcap.storage.manifest import read_current
+from clipcap.storage.manifest import Decision, read_current
 from flows.stages import RunContext, say
 from tasks.publish import publish_run, report_run
 
 
-def publish(context: RunContext) -> str:
-    """Publishes all that the run used.
+def publish(context: RunContext, decision: Decision | None = None) -> str:
+    """Publishes all that the run used, and what the gate decided of it.
 
     Returns:
         Path of the report; the earlier one where everything was published already.
     """
     lake = context.lake
     published = publish_run(
-        lake.address, context.used, context.run_id, context.flow, context.started_at, context.config.model_dump()
-    )
+        lake.address, context.used, context.run_id, context.flow, context.started_at, context.config.model_dump(),
+        decision,
+    )  # fmt: skip
     for warning in published.warnings:
         say("publish", f"warning: check {warning.name} found {len(warning.rows)} row(s)")
     report = lake.report(published.run_id)

@@ -10,7 +10,7 @@ from prefect import task
 from clipcap.config import ReportConfig
 from clipcap.report.html import render_report
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.manifest import Decision, Entry
 from clipcap.warehouse import publish as core
 from tasks.policies import is_transient
 
@@ -19,9 +19,15 @@ from tasks.policies import is_transient
     name="publish", task_run_name="publish {run_id}", retries=2, retry_delay_seconds=5, retry_condition_fn=is_transient
 )
 def publish_run(
-    data_dir: str, entries: list[Entry], run_id: str, flow: str, started_at: datetime, config: dict[str, Any]
+    data_dir: str,
+    entries: list[Entry],
+    run_id: str,
+    flow: str,
+    started_at: datetime,
+    config: dict[str, Any],
+    decision: Decision | None = None,
 ) -> core.Published:
-    return core.publish(Lake(data_dir), entries, run_id, flow, started_at, config)
+    return core.publish(Lake(data_dir), entries, run_id, flow, started_at, config, decision)
 
 
 @task(name="report", task_run_name="report {run_id}")

@@ -12,14 +12,14 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from clipcap.errors import DataError
+from clipcap.errors import DataError, StaleDecision
 from clipcap.storage.commit import commit_bytes, sha256_of
 from clipcap.storage.lake import Lake
 
@@ -71,12 +71,36 @@ class Run(BaseModel):
 
 
 class Promotion(BaseModel):
+    """A model goes into production."""
+
     model_config = ConfigDict(frozen=True)
 
     model_id: str
     reason: str
     created_at: datetime
     previous_model_id: str = ""
+    """The one in production until then; filled in when it is committed."""
+    is_rollback: bool = False
+    """Whether it takes back the promotion before, instead of adding one."""
+
+
+class Decision(BaseModel):
+    """What the gate said about a new model, and on what evidence."""
+
+    model_config = ConfigDict(frozen=True)
+
+    decided_at: datetime
+    run_id: str
+    candidate_model_id: str
+    production_model_id: str
+    """The model that it was compared with; "" where there was none."""
+    verdict: Literal["promoted", "refused"]
+    reason: str
+    """One sentence."""
+    evidence: dict[str, Any] = {}
+    """The rows of the comparison, and the limits that they were held against."""
+    evaluation_set: str = ""
+    """The frozen images that both were scored on."""
 
 
 class Generation(BaseModel):
@@ -87,6 +111,7 @@ class Generation(BaseModel):
     entries: dict[str, Entry] = {}
     runs: list[Run] = []
     promotions: list[Promotion] = []
+    decisions: list[Decision] = []
 
     @property
     def production_model_id(self) -> str:
@@ -159,6 +184,7 @@ class EntryIndex:
         self.generation = read_current(lake)
         self._entries = {(e.id, e.key): e for e in self.generation.entries.values()}
         self._entries.update({(e.id, e.key): e for e in pending})
+        self._of_stage: dict[str, list[Entry]] = {}
 
     def find(self, entry_id: str, key: str) -> Entry | None:
         """The entry with this id and key, if each of its files still stands with its size."""
@@ -166,7 +192,16 @@ class EntryIndex:
         return entry if entry is not None and self._stands(entry) else None
 
     def of_stage(self, stage: str) -> list[Entry]:
-        return [e for e in sorted(self._entries.values(), key=lambda e: e.id) if e.stage == stage and self._stands(e)]
+        """Entries of one stage whose files stood when it was first asked for, ordered by id."""
+        if stage not in self._of_stage:
+            found = [e for e in self._entries.values() if e.stage == stage and self._stands(e)]
+            self._of_stage[stage] = sorted(found, key=lambda entry: entry.id)
+        return list(self._of_stage[stage])
+
+    def is_published(self, entry: Entry) -> bool:
+        """Whether the current generation holds this very entry."""
+        known = self.generation.entries.get(entry.id)
+        return known is entry or known == entry
 
     def _stands(self, entry: Entry) -> bool:
         return all(self.lake.size_of(file.path) == file.size_bytes for file in entry.files)
@@ -176,14 +211,22 @@ def commit_generation(
     lake: Lake,
     entries: Iterable[Entry] = (),
     run: Run | None = None,
-    promotion: Promotion | None = None,
+    promotion: Promotion | Callable[[Generation], Promotion | None] | None = None,
     drop: Collection[str] = (),
+    decision: Decision | None = None,
 ) -> Generation:
     """Publishes entries as the next generation.
 
     An entry replaces one with the same id; ``drop`` names ids that are left out from now on. The new manifest is
     created exclusively; where another process was faster, its generation is read and merged into. Returns the current
     generation unchanged where nothing is new.
+
+    Args:
+        promotion: or a function that is asked anew for each generation that this one may follow, so that what it says
+            is true of the one that it does follow; what it raises is raised, and nothing is published.
+
+    Raises:
+        StaleDecision: another model is in production than the one that ``decision`` compared with.
     """
     entries = list(entries)
 
@@ -194,19 +237,28 @@ def commit_generation(
     while True:
         base = read_current(lake)
         merged = merge(base)
-        if merged == base.entries and run is None and promotion is None:
+        if merged == base.entries and run is None and promotion is None and decision is None:
             return base
         number = base.number + 1
         while lake.exists(lake.manifest(number)):  # its run was killed before it moved CURRENT, or is about to
             base = read_generation(lake, number)
             merged = merge(base)
             number += 1
+        if decision is not None and decision.production_model_id != base.production_model_id:
+            raise StaleDecision(
+                f"{decision.candidate_model_id} was compared with {decision.production_model_id or 'no model'}, and by "
+                f"now {base.production_model_id} is in production: compare again"
+            )
+        promoted = promotion(base) if callable(promotion) else promotion
+        if promoted is not None:
+            promoted = promoted.model_copy(update={"previous_model_id": base.production_model_id})
         new = Generation(
             number=number,
             created_at=datetime.now(UTC),
             entries=merged,
             runs=base.runs + ([run] if run else []),
-            promotions=base.promotions + ([promotion] if promotion else []),
+            promotions=base.promotions + ([promoted] if promoted else []),
+            decisions=base.decisions + ([decision] if decision else []),
         )
         if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(number), exclusive=True):
             break

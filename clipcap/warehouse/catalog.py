@@ -244,6 +244,14 @@ def _facts(generation: Generation) -> dict[str, list[dict[str, Any]]]:
             {"position": position, **promotion.model_dump()}
             for position, promotion in enumerate(generation.promotions, start=1)
         ],
+        "source_decisions": [
+            {
+                **decision.model_dump(exclude={"evidence"}),
+                "position": position,
+                "evidence": json.dumps(decision.evidence, ensure_ascii=False, default=str),
+            }
+            for position, decision in enumerate(generation.decisions, start=1)
+        ],
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from clipcap.embedding.duplicates import outdated
 from clipcap.storage.commit import scratch_folder
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Generation, Promotion, Run, commit_generation, read_current
+from clipcap.storage.manifest import Decision, Entry, Generation, Promotion, Run, commit_generation, read_current
 from clipcap.warehouse.catalog import build_catalog, ensure_catalog
 from clipcap.warehouse.checks import CheckResult, check_catalog
 
@@ -27,19 +27,27 @@ class Published:
 
 
 def publish(
-    lake: Lake, entries: Sequence[Entry], run_id: str, flow: str, started_at: datetime, config: dict[str, Any]
+    lake: Lake,
+    entries: Sequence[Entry],
+    run_id: str,
+    flow: str,
+    started_at: datetime,
+    config: dict[str, Any],
+    decision: Decision | None = None,
 ) -> Published:
     """Checks and commits a generation, then swaps the catalog.
 
-    Nothing is committed where all entries are published already. A lake's first model goes into production.
+    Nothing is committed where all entries are published already. A lake's first model goes into production; any other
+    one does so only by a ``decision`` of the gate, which is published with it.
 
     Raises:
         CheckFailed: a check of severity error found rows; nothing was changed.
+        StaleDecision: another model went into production since the comparison; nothing was changed.
     """
     current = read_current(lake)
     ids = {entry.id for entry in entries}
     new = [entry for entry in entries if current.entries.get(entry.id) != entry]
-    if not new and current.runs:
+    if not new and current.runs and decision is None:
         ensure_catalog(lake)
         before = next((run for run in reversed(current.runs) if ids <= set(run.entries)), current.runs[-1])
         return Published(current.number, before.run_id, False, [])
@@ -49,12 +57,18 @@ def publish(
         entries=sorted(ids),
     )  # fmt: skip
     trained = [entry.meta["model_id"] for entry in entries if entry.stage == "train"]
-    promotion = None
-    if trained and not current.production_model_id:
-        promotion = Promotion(model_id=trained[-1], reason="the first model of this lake", created_at=datetime.now(UTC))
+    now = datetime.now(UTC)
+
+    def promotion(base: Generation) -> Promotion | None:
+        if decision is not None and decision.verdict == "promoted":
+            return Promotion(model_id=decision.candidate_model_id, reason=decision.reason, created_at=now)
+        if decision is None and trained and not base.production_model_id:
+            return Promotion(model_id=trained[-1], reason="the first model of this lake", created_at=now)
+        return None
+
     stale = _stale(current, entries)
-    warnings = _check(lake, current, new, run, promotion, stale)
-    generation = commit_generation(lake, new, run, promotion, stale)
+    warnings = _check(lake, current, new, run, promotion(current), stale)
+    generation = commit_generation(lake, new, run, promotion, stale, decision)
     catalog = ensure_catalog(lake)
     if lake.mirror:
         lake.mirror.put(catalog, lake.relative(catalog))
