@@ -10,8 +10,8 @@ from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.manifest import Entry
 from clipcap.training.train_model import Shard
+from flows.batches import downloaded, landed_batches
 from flows.caption import caption
-from flows.download import download
 from flows.embed import embed
 from flows.evaluate import evaluate
 from flows.publish import publish
@@ -39,14 +39,14 @@ def caption_nightly(
     """
     context = RunContext.of(load_config(config, overrides or []), "caption-nightly", data_dir)
     model = _model(context, model_id)
-    batches = _batches(context, batch_ids or [])
+    batches = landed_batches(context, batch_ids)
     say("nightly", f"{len(batches)} batch(es), model {model.meta['model_id']}")
     context.used.append(model)
     shards: list[Shard] = []
     captions: list[Entry] = []
     for batch in batches:
         context.used.append(batch)
-        new = embed(context, _downloaded(context, batch), model.meta["encoder"])
+        new = embed(context, downloaded(context, batch), model.meta["encoder"])
         captions += caption(context, new, model)
         shards += new
     if captions:
@@ -56,37 +56,6 @@ def caption_nightly(
     if not made:
         say("nightly", "nothing new: every batch is captioned by this model already")
     return {"run_id": context.run_id, "model_id": model.meta["model_id"], "new": len(made), "report": report}
-
-
-def _batches(context: RunContext, wanted: list[str]) -> list[Entry]:
-    """The wanted batches, all by default.
-
-    Raises:
-        DataError: one of them did not land.
-    """
-    in_order = sorted(context.index.of_stage("land"), key=lambda entry: entry.created_at)
-    landed = {entry.meta["batch_id"]: entry for entry in in_order}
-    if unknown := [batch_id for batch_id in wanted if batch_id not in landed]:
-        raise DataError(f"no batch {', '.join(unknown)} in the lake; there are: {', '.join(landed) or 'none'}")
-    return [landed[batch_id] for batch_id in wanted or landed]
-
-
-def _downloaded(context: RunContext, batch: Entry) -> list[Entry]:
-    """A batch's shards as they were published, however they were cut and filtered; downloaded where there are none.
-
-    Batches land and are downloaded under many configurations. A night run under another shard size than a batch's
-    own must not fetch that batch again, least of all from a server of a sample that is described otherwise now.
-    """
-    published = context.index.generation.entries
-    stand = [
-        entry for entry in context.index.of_stage("download")
-        if entry.meta["batch_id"] == batch.meta["batch_id"] and published.get(entry.id) == entry
-    ]  # fmt: skip
-    if sum(sum(entry.rows.values()) for entry in stand) != batch.rows["ok"]:
-        return download(context, batch)
-    context.used += stand
-    say("download", f"{len(stand)} cached")
-    return stand
 
 
 def _model(context: RunContext, model_id: str) -> Entry:
