@@ -14,6 +14,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from clipcap.metrics.abbreviations import (
     ABBREVIATIONS,
@@ -28,36 +33,114 @@ from clipcap.metrics.characters import LETTERS, MARKS, SYMBOLS
 DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", *".?!,:;-", "--", "..."])
 """Tokens that the evaluation drops. Brackets arrive lower-cased, so theirs never do."""
 
-# Whole captions of such words need no rules: each word is its own token, a full stop at the end is dropped.
-_PLAIN = re.compile(r"[a-z]+(?: [a-z]+)*(?: ?\.)?")
-_NOT_PLAIN = re.compile(r"\b(?:cannot|gonna|gotta|lemme|gimme|wanna)\b")
+_BATCH = 65_536
+"""Captions tokenized at a time: enough to share what their words have in common, and no more memory than that."""
 
 
 def tokenize(captions: Sequence[str]) -> list[str]:
     """Tokenizes captions for the metrics.
 
     Args:
-        captions: raw text, one caption each; line breaks count as spaces.
+        captions: raw text, one caption each; line breaks count as spaces, half a surrogate pair as U+FFFD.
 
     Returns:
         For each caption its lower-cased tokens joined by single spaces, punctuation dropped; "" where nothing is left.
         A token may hold a no-break space (``3 1/2`` is one token).
     """
-    return [_tokenize(caption) for caption in captions]
+    result: list[str] = []
+    for start in range(0, len(captions), _BATCH):
+        batch = captions[start : start + _BATCH]
+        try:
+            array = pa.array(batch, pa.string())
+        except UnicodeEncodeError:
+            array = pa.array([_mended(caption) for caption in batch], pa.string())
+        result += _joined(array).to_pylist()
+    return result
 
 
-def _tokenize(caption: str) -> str:
-    lowered = caption.lower()
-    if _PLAIN.fullmatch(lowered) and not _NOT_PLAIN.search(lowered) and not _ends_in_abbreviation(lowered):
-        return lowered.rstrip(" .")
-    return " ".join(token for token in _tokens(caption) if token not in DROPPED)
+def tokenize_array(captions: pa.Array) -> pa.Array:
+    """The same for an Arrow array of strings (any number; null is an empty caption), without a Python string for each.
+
+    Returns:
+        (N) string array without nulls.
+    """
+    batches = [_joined(captions[start : start + _BATCH]) for start in range(0, len(captions), _BATCH)]
+    return pa.concat_arrays(batches) if batches else pa.array([], pa.string())
 
 
-def _ends_in_abbreviation(lowered: str) -> bool:
-    if not lowered.endswith("."):
-        return False
-    word = lowered[:-1].rpartition(" ")[2]
-    return len(word) == 1 or word in ABBREVIATIONS or word in CAPITALIZED
+def _mended(caption: str) -> str:
+    return caption.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+# --- from chunks to captions -----------------------------------------------------------------------------------------
+
+# A caption is cut at its spaces. The same chunks come again and again, so the rules read each of them once; only where
+# a rule could see beyond a chunk's end is the whole caption read. Tests hold that both give the same for any text.
+
+
+def _joined(captions: pa.Array) -> pa.Array:
+    """Tokens of each caption, joined by spaces."""
+    texts = pc.utf8_trim(captions.cast(pa.string()).fill_null(""), " \t\r\n")
+    lists = pc.split_pattern(texts, " ")
+    encoded = lists.flatten().dictionary_encode()
+    chunks, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    owners = np.arange(len(texts)).repeat(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
+
+    filled = np.array([chunk != "" for chunk in chunks], dtype=bool)[codes]  # two spaces leave an empty chunk between
+    codes, owners = codes[filled], owners[filled]
+    open_ = _is_open(chunks, codes, owners)
+    if open_.any():  # such a caption becomes one chunk
+        whole = np.unique(owners[open_])
+        first = np.searchsorted(owners, whole)
+        keep = ~np.isin(owners, whole)
+        keep[first] = True
+        codes[first] = len(chunks) + np.arange(len(whole))
+        codes, owners = codes[keep], owners[keep]
+        chunks += texts.take(pa.array(whole)).to_pylist()
+
+    tokens = [(_kept_tokens if len(chunk) <= _KEPT else _chunk_tokens)(chunk) for chunk in chunks]
+    spoken = np.array([token != "" for token in tokens], dtype=bool)[codes]
+    codes, owners = codes[spoken], owners[spoken]
+    offsets = np.searchsorted(owners, np.arange(len(texts) + 1)).astype(np.int32)
+    words = pa.array(tokens, pa.string()).take(pa.array(codes))
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), words), " ")
+
+
+# What the rules below see across a space: markup; more digits after digits, after a bracket or after "no."; and which
+# word follows a single letter with a full stop. Other space than " " inside a chunk is left to them as well.
+_BEFORE_DIGIT = re.compile(r".*(?:[0-9)]|[A-Za-z]\.)", re.DOTALL)
+_BEFORE_CAPITAL = re.compile(r"(?![A-Za-z]{2,}\.\Z).*[A-Za-z]\.", re.DOTALL)
+
+
+def _is_open(chunks: list[str], codes: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """(codes) whether a rule may read on from this chunk into the next one of its caption."""
+
+    def marked(is_so: Callable[[str], object]) -> np.ndarray:
+        return np.array([bool(is_so(chunk)) for chunk in chunks], dtype=bool)[codes]
+
+    result = marked(lambda chunk: "<" in chunk or chunk.split() != [chunk])
+    follows = owners[1:] == owners[:-1]
+    digit, capital = marked(lambda chunk: "0" <= chunk[:1] <= "9"), marked(lambda chunk: "A" <= chunk[:1] <= "Z")
+    result[:-1] |= follows & marked(_BEFORE_DIGIT.fullmatch)[:-1] & digit[1:]
+    result[:-1] |= follows & marked(_BEFORE_CAPITAL.fullmatch)[:-1] & capital[1:]
+    return result
+
+
+_PLAIN = re.compile(r"[A-Za-z]+")
+_TWO_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
+
+
+_KEPT = 40
+"""Longer chunks are read again each time: they seldom come twice."""
+
+
+def _chunk_tokens(chunk: str) -> str:
+    if _PLAIN.fullmatch(chunk) and (lowered := chunk.lower()) not in _TWO_WORDS:
+        return lowered
+    return " ".join(token for token in _tokens(chunk) if token not in DROPPED)
+
+
+_kept_tokens = lru_cache(maxsize=_BATCH)(_chunk_tokens)
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
