@@ -3,10 +3,11 @@
     ClipCapError
     ├ ConfigError        every problem of the file at once
     ├ DataError          SourceError · ImageDecodeError (a row status, never fatal) · ShardError · EmbeddingError ·
-    │                    StaleDecision
+    │                    StaleDecision · StorageError
     ├ ModelError         ShapeError · CheckpointError
     ├ WarehouseError     CheckFailed(check, rows)
-    └ TransientError     the only kind that a task retries
+    ├ TransientError     the only kind that a task retries
+    └ NoRoomError · NightFailed(summary)
 
 A message says what happened, where, what was expected, and what to do next, in one line.
 """
@@ -50,6 +51,10 @@ class EmbeddingError(DataError):
 
 class StaleDecision(DataError):
     """A candidate was compared with a model that is no longer the one in production."""
+
+
+class StorageError(DataError):
+    """The lake cannot be written to: its disk is full, or it is read-only."""
 
 
 class ModelError(ClipCapError):

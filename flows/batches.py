@@ -27,11 +27,8 @@ def published_shards(context: RunContext, batch: Entry) -> list[Entry]:
     Batches land and are downloaded under many configurations. A night run under another shard size than a batch's
     own must not fetch that batch again, least of all from a server of a sample that is described otherwise now.
     """
-    published = context.index.generation.entries
-    stand = [
-        entry for entry in context.index.of_stage("download")
-        if entry.meta["batch_id"] == batch.meta["batch_id"] and published.get(entry.id) == entry
-    ]  # fmt: skip
+    found = context.index.of_batch("download", batch.meta["batch_id"])
+    stand = [entry for entry in found if context.index.is_published(entry)]
     return stand if sum(sum(entry.rows.values()) for entry in stand) == batch.rows["ok"] else []
 
 

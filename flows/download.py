@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from clipcap.config import Config
 from clipcap.dataset.download import download_key
-from clipcap.dataset.land import Landing, plan_shards, read_landing
+from clipcap.dataset.land import Landing, plan_shards
 from clipcap.errors import ConfigError
 from clipcap.storage.manifest import Entry
 from flows.stages import Job, RunContext, run_jobs
@@ -25,12 +27,14 @@ def land_job(context: RunContext, landing: Landing) -> Job:
     )  # fmt: skip
 
 
-def land(context: RunContext, limit: int | None = None) -> Entry:
-    """Lands the configured source; the same rows again are the same batch."""
-    return run_jobs(context, "land", [land_job(context, read_landing(context.config, limit))])[0]
+def land(context: RunContext, landing: Landing) -> Entry:
+    """Lands a source that was read; the same rows again are the same batch."""
+    return run_jobs(context, "land", [land_job(context, landing)])[0]
 
 
 def download_jobs(context: RunContext, batch: Entry, host_map: dict[str, str] | None = None) -> list[Job]:
+    """``host_map`` may be filled until the jobs are submitted."""
+
     def task():  # type: ignore[no-untyped-def]
         from tasks.download import download_shard
 
@@ -39,23 +43,29 @@ def download_jobs(context: RunContext, batch: Entry, host_map: dict[str, str] | 
     def job(shard):  # type: ignore[no-untyped-def]
         return Job(
             f"download/{shard.batch_id}/{shard.shard_id}",
-            download_key(context.lake, shard, context.config.download),
+            context.keys[shard.shard_id],
             shard.stop - shard.start,
             task,
             lambda: {"job": shard, "config": context.config.download, "run_id": context.run_id,
-                     "host_map": host_map or {}},
+                     "host_map": dict(host_map or {})},
         )  # fmt: skip
 
     batch_id = batch.meta["batch_id"]
-    return [job(shard) for shard in plan_shards(batch_id, batch.rows["ok"], context.config.download.shard_size)]
+    shards = plan_shards(batch_id, batch.rows["ok"], context.config.download.shard_size)
+    if any(shard.shard_id not in context.keys for shard in shards):
+        urls = pq.read_table(context.lake.at_hand(context.lake.urls(batch_id)))
+        config = context.config.download
+        context.keys |= {shard.shard_id: download_key(context.lake, shard, config, urls) for shard in shards}
+    return [job(shard) for shard in shards]
 
 
 def download(context: RunContext, batch: Entry) -> list[Entry]:
     """Downloads a batch. A batch whose shards all stand starts no server."""
-    jobs = download_jobs(context, batch)
+    host_map: dict[str, str] = {}
+    jobs = download_jobs(context, batch, host_map)
     is_done = all(context.index.find(job.id, job.key) for job in jobs)
-    with nullcontext({}) if is_done else local_server(context.config) as host_map:
-        jobs = download_jobs(context, batch, host_map)
+    with nullcontext({}) if is_done else local_server(context.config) as found:
+        host_map.update(found)
         return run_jobs(context, "download", jobs, context.config.download.parallel_shards)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from clipcap.config import Config
@@ -16,11 +17,49 @@ if TYPE_CHECKING:
 Submit = Callable[["Task[..., Any]", dict[str, Any]], "PrefectFuture[Any]"]
 CLUSTERED = ("embed", "caption")
 """Stages whose shards go to the cluster."""
+ON_DEVICE = ("embed", "embed_text", "train", "caption", "evaluate")
+"""Stages that compute on the GPU where there is one."""
+DEVICE_LIMIT = "clipcap-gpu"
+"""The global concurrency limit that deployments' runs ask before such a stage: one slot for each GPU machine."""
 _PASSED_ON = ("PREFECT_", "CLIPCAP_", "AWS_", "FSSPEC_", "HF_", "OMP_WAIT_POLICY", "DO_NOT_TRACK")
 
 
 def submit_locally(task: Task[..., Any], parameters: dict[str, Any]) -> PrefectFuture[Any]:
-    return task.submit(**parameters)
+    from prefect.utilities.annotations import quote
+
+    # Prefect looks for futures in all that a task is given: thousands of entries would cost it minutes.
+    return task.submit(**{name: quote(value) for name, value in parameters.items()})
+
+
+@contextmanager
+def device_slot(stage: str) -> Iterator[None]:
+    """Holds the GPU for one stage of one deployment's run, so that two runs never compute at the same time.
+
+    The limit is about runs and not about tasks: shards of one stage overlap on purpose (``parallel_shards``), one
+    being read while another computes. The lease is renewed; a process that dies loses it within a minute. Without a
+    limit of that name (deploy/apply.py makes it) nobody waits.
+    """
+    from prefect.runtime import deployment
+
+    if stage not in ON_DEVICE or not deployment.id or not _has_limit():
+        yield
+        return
+    from prefect.concurrency.sync import concurrency
+
+    with concurrency(DEVICE_LIMIT, occupy=1, lease_duration=60):
+        yield
+
+
+def _has_limit() -> bool:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(DEVICE_LIMIT)
+        except ObjectNotFound:
+            return False
+    return True
 
 
 def submit_to(config: Config) -> tuple[Submit, int]:

@@ -47,6 +47,11 @@ async def _send(event: Any) -> None:
         await client.emit(event)
 
 
+def has_server() -> bool:
+    """Whether runs belong to a server that keeps what they show, rather than to one that ends with the command."""
+    return bool(_api_url())
+
+
 def _api_url() -> str | None:
     if os.environ.get("PREFECT_API_URL"):
         return os.environ["PREFECT_API_URL"]

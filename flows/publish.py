@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.lake import Lake, resolve_data_dir
 from clipcap.storage.manifest import Decision, read_current
+from flows.names import run_name
+from flows.notify import configure, tell
 from flows.stages import RunContext, say
 from tasks.publish import publish_run, report_run
 
@@ -20,8 +25,8 @@ def publish(context: RunContext, decision: Decision | None = None) -> str:
     """
     lake = context.lake
     published = publish_run(
-        lake.address, context.used, context.run_id, context.flow, context.started_at, context.config.model_dump(),
-        decision,
+        lake.address, quote(context.used), context.run_id, context.flow, context.started_at,
+        context.config.model_dump(), decision,
     )  # fmt: skip
     for warning in published.warnings:
         say("publish", f"warning: check {warning.name} found {len(warning.rows)} row(s)")
@@ -36,19 +41,38 @@ def publish(context: RunContext, decision: Decision | None = None) -> str:
     return path
 
 
-@flow(name="publish", flow_run_name="report of {run_id}")
-def publish_report(config: str = "sample", data_dir: str | None = None, run_id: str = "") -> str:
+def newest_report(lake: Lake) -> str:
+    """Of the newest published run that has one; "" where none has."""
+    for run in reversed(read_current(lake).runs):
+        if lake.exists(report := lake.report(run.run_id)):
+            return str(lake.at_hand(report))
+    return ""
+
+
+@flow(name="publish", flow_run_name=run_name("report", "run_id"), on_failure=[tell], on_crashed=[tell])
+def publish_report(
+    config: str = "sample", data_dir: str | None = None, run_id: str = "", dry_run: bool = False
+) -> dict[str, Any]:
     """Renders the report of a published run again.
 
     Args:
-        config: a .toml file or the name of a shipped one.
-        data_dir: the lake's root.
-        run_id: empty for the newest run.
+        config: A .toml file or the name of a shipped one.
+        data_dir: The lake's root; else the config's, CLIPCAP_DATA_DIR, ./data.
+        run_id: Of the run; empty for the newest.
+        dry_run: Only say which report would be rendered, and where.
+
+    Returns:
+        run_id, and the report's path.
     """
     settings = load_config(config)
+    configure(settings.notify)
     lake = Lake(resolve_data_dir(data_dir, settings.data_dir))
-    runs = read_current(lake).runs
+    runs = {run.run_id: run for run in read_current(lake).runs}
     if not runs:
         raise DataError(f"the lake {lake.address} has no published run yet: `clipcap run` makes one")
-    path: str = report_run(lake.address, run_id or runs[-1].run_id, settings.report)
-    return path
+    wanted = run_id or next(reversed(runs))
+    if wanted not in runs:
+        raise DataError(f'there is no run {wanted!r}: `clipcap sql "select run_id from runs"` shows them')
+    path = str(lake.report(wanted)) if dry_run else report_run(lake.address, wanted, settings.report)
+    say("report", f"{path}{' would be rendered' if dry_run else ''}")
+    return {"run_id": wanted, "report": path}

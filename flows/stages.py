@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from clipcap.config import Config
 from clipcap.storage.lake import Lake, new_run_id, resolve_data_dir
 from clipcap.storage.manifest import Entry, EntryIndex
-from flows.engine import CLUSTERED, submit_locally, submit_to
+from flows.engine import CLUSTERED, device_slot, submit_locally, submit_to
+from flows.notify import configure
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -54,13 +56,22 @@ class RunContext:
     run_id: str = field(default_factory=new_run_id)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     used: list[Entry] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)
+    """What was computed once for planning and for running: download keys by shard."""
+    rates: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    """Seconds and bytes for each row by stage, as this lake has measured them; null where it has not."""
 
     def __post_init__(self) -> None:
         self.index = EntryIndex(self.lake)
 
     @classmethod
     def of(cls, config: Config, flow: str, data_dir: str | None = None) -> RunContext:
+        configure(config.notify)
         return cls(config, Lake(resolve_data_dir(data_dir, config.data_dir)), flow)
+
+
+_WHOLE = ("train", "evaluate", "compare")
+"""Stages whose one task is about all shards: they have hours of their own."""
 
 
 def say(stage: str, text: str) -> None:
@@ -77,11 +88,28 @@ def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int
     Returns:
         One entry for each job, in their order.
     """
-    entries: list[Entry | None] = []
+    jobs = list(jobs)
+    entries = [context.index.find(job.id, job.key) for job in jobs]
+    missing = [(position, job) for position, job in enumerate(jobs) if entries[position] is None]
+    failures = _run_missing(context, stage, missing, entries, parallel) if missing else []
+    finished = [entry for entry in entries if entry is not None]
+    context.used += finished
+    _say_outcome(stage, finished, len(jobs) - len(missing), len(failures))
+    if failures:
+        raise failures[0]
+    return finished
+
+
+def _run_missing(
+    context: RunContext, stage: str, missing: list[tuple[int, Job]], entries: list[Entry | None], parallel: int
+) -> list[Exception]:
+    """Runs jobs as tasks, fills in their entries, and returns what went wrong."""
+    from flows.artifacts import Progress
+
     under_way: deque[tuple[int, Job, PrefectFuture[Any]]] = deque()
-    failures: list[BaseException] = []
-    cached = 0
-    submit = None
+    failures: list[Exception] = []
+    progress = Progress(stage, len(missing))
+    hours = context.config.limits.model_hours if stage in _WHOLE else context.config.limits.shard_hours
 
     def collect() -> None:
         position, job, future = under_way.popleft()
@@ -92,31 +120,27 @@ def run_jobs(context: RunContext, stage: str, jobs: Iterable[Job], parallel: int
             return
         entries[position] = entry
         job.done(entry)
+        progress.step()
 
-    for position, job in enumerate(jobs):
-        entries.append(context.index.find(job.id, job.key))
-        if entries[-1] is not None:
-            cached += 1
-            continue
-        if submit is None:  # a cluster is joined only if something is to be done
-            submit = submit_locally
-            if context.config.engine == "ray" and stage in CLUSTERED:
-                submit, parallel = submit_to(context.config)
-        while under_way and (len(under_way) >= parallel or job.must_wait()):
+    with ExitStack() as held:
+        submit = submit_locally
+        if context.config.engine == "ray" and stage in CLUSTERED:  # joined only now that something is to be done
+            submit, parallel = submit_to(context.config)
+        else:
+            held.enter_context(device_slot(stage))
+        for position, job in missing:
+            while under_way and (len(under_way) >= parallel or job.must_wait()):
+                collect()
+            # A miss is a miss: what Prefect remembers of this key was made of files that are gone. Its small results
+            # lie below the lake; the flow's own default cannot be changed any more once the flow is running.
+            task = job.task().with_options(
+                refresh_cache=True, result_storage=Path(context.lake.prefect_results), timeout_seconds=hours * 3600
+            )
+            parameters = {"key": job.key, "data_dir": context.lake.address, **job.parameters(), "entry_id": job.id}
+            under_way.append((position, job, submit(task, parameters)))
+        while under_way:
             collect()
-        # A miss is a miss: what Prefect remembers of this key was made of files that are gone. Its small results
-        # lie below the lake; the flow's own default cannot be changed any more once the flow is running.
-        task = job.task().with_options(refresh_cache=True, result_storage=Path(context.lake.prefect_results))
-        parameters = {"key": job.key, "data_dir": context.lake.address, **job.parameters()}
-        under_way.append((position, job, submit(task, parameters)))
-    while under_way:
-        collect()
-    finished = [entry for entry in entries if entry is not None]
-    context.used += finished
-    _say_outcome(stage, finished, cached, len(failures))
-    if failures:
-        raise failures[0]
-    return finished
+    return failures
 
 
 def _say_outcome(stage: str, entries: list[Entry], cached: int, failed: int) -> None:

@@ -9,7 +9,7 @@ from clipcap.config.data import DatasetConfig, DownloadConfig, EmbedConfig, RayC
 from clipcap.config.evaluation import EvaluateConfig, ReportConfig
 from clipcap.config.load import load_config, parse_config, parse_section
 from clipcap.config.model import CaptionConfig, LanguageModelConfig, SelfCriticalConfig, TrainConfig
-from clipcap.config.operations import InboxConfig, MaintenanceConfig, NotifyConfig
+from clipcap.config.operations import InboxConfig, LimitsConfig, MaintenanceConfig, NotifyConfig
 from clipcap.config.promotion import GateConfig, RetrainConfig
 from clipcap.config.root import Config
 
@@ -23,6 +23,7 @@ __all__ = [
     "GateConfig",
     "InboxConfig",
     "LanguageModelConfig",
+    "LimitsConfig",
     "MaintenanceConfig",
     "NotifyConfig",
     "RayConfig",

@@ -58,6 +58,7 @@ def _anchor(values: dict[str, Any], folder: Path) -> None:
     anchor(values.get("dataset"), "source", is_path=is_file)
     anchor(values.get("dataset"), "images", is_path=is_file)
     anchor(values.get("serve"), "folder", is_path=is_file)
+    anchor(values.get("inbox"), "folder", is_path=is_file)
     anchor(values.get("embed"), "encoder", prefix="local-dir:")
     train = values.get("train")
     language_model = train.get("language_model") if isinstance(train, dict) else None

@@ -8,7 +8,7 @@ from clipcap.config.base import Section
 from clipcap.config.data import DatasetConfig, DownloadConfig, EmbedConfig, RayConfig, SampleConfig, ServeConfig
 from clipcap.config.evaluation import EvaluateConfig, ReportConfig
 from clipcap.config.model import CaptionConfig, TrainConfig
-from clipcap.config.operations import InboxConfig, MaintenanceConfig, NotifyConfig
+from clipcap.config.operations import InboxConfig, LimitsConfig, MaintenanceConfig, NotifyConfig
 from clipcap.config.promotion import GateConfig, RetrainConfig
 
 
@@ -32,5 +32,6 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     retrain: RetrainConfig = RetrainConfig()
     inbox: InboxConfig = InboxConfig()
+    limits: LimitsConfig = LimitsConfig()
     maintenance: MaintenanceConfig = MaintenanceConfig()
     notify: NotifyConfig = NotifyConfig()

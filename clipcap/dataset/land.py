@@ -120,9 +120,10 @@ class ShardJob:
     start: int
     stop: int
 
-    def read(self, lake: Lake) -> pa.Table:
-        """Its rows of urls.parquet."""
-        return pq.read_table(lake.at_hand(lake.urls(self.batch_id))).slice(self.start, self.stop - self.start)
+    def read(self, lake: Lake, urls: pa.Table | None = None) -> pa.Table:
+        """Its rows of urls.parquet; ``urls`` is all of that file, where many shards of it are asked for."""
+        table = pq.read_table(lake.at_hand(lake.urls(self.batch_id))) if urls is None else urls
+        return table.slice(self.start, self.stop - self.start)
 
 
 def plan_shards(batch_id: str, rows: int, shard_size: int) -> list[ShardJob]:
