@@ -37,6 +37,7 @@ KINDS = {  # kind of file in the manifest → the source that shows such files
     "captions": "source_captions",
     "corpus": "source_corpus",
     "per_image": "source_per_image",
+    "comparison": "source_comparisons",
 }
 
 
@@ -80,8 +81,7 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
     target = target or lake.catalog
     with scratch_folder(lake, "catalog") as folder:
         aside = folder / "catalog.duckdb"
-        if lake.mirror:  # views open what they show when they are made
-            lake.absolute_all({f.path for e in generation.entries.values() for f in e.files if f.kind in KINDS})
+        _fetch(lake, generation)
         try:
             with duckdb.connect(str(aside)) as connection:
                 connection.execute(f"set variable lake = {quoted(_root(lake))}")
@@ -157,15 +157,31 @@ def one_line(error: Exception) -> str:
     return " ".join(line for line in lines if line)
 
 
+def _fetch(lake: Lake, generation: Generation) -> None:
+    """Has all tables of the generation at hand; views open them only when they are read.
+
+    Raises:
+        WarehouseError: one is missing.
+    """
+    paths = {f.path for e in generation.entries.values() for f in e.files if f.kind in KINDS}
+    missing = sorted(path for path in lake.absolute_all(paths) if not path.exists())
+    if missing:
+        raise WarehouseError(
+            f"the catalog of generation {generation.number} in {lake.address} cannot be built: {len(missing):,} of its "
+            f"files are missing, {lake.relative(missing[0])} first; `clipcap run` makes them again"
+        )
+
+
 def _root(lake: Lake) -> str:
     return lake.root.absolute().as_posix().rstrip("/") + "/"
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, generation: Generation) -> None:
     # Views first: while their sources are empty tables, no statement below has to open a Parquet file.
-    for folder in ("macros", "schema", "views"):
-        for file in statements(folder):
-            connection.execute(file.read_text(encoding="utf-8"))
+    macros = statements("macros")
+    helpers = [file for file in macros if file.name < "100"]  # views call these; the others read views
+    for file in (*helpers, *statements("schema"), *statements("views"), *macros[len(helpers) :]):
+        connection.execute(file.read_text(encoding="utf-8"))
     for table, rows in _facts(generation).items():
         if rows:
             connection.register("loaded", pa.Table.from_pylist(rows))
@@ -187,7 +203,12 @@ def _replace_by_view(connection: duckdb.DuckDBPyConnection, table: str, files: l
     connection.execute(
         statement("schema/template_view.sql").format(
             table=table,
-            columns=", ".join(f"{name}::{kind} as {name}" for name, kind, _ in columns if name != "file"),
+            names=", ".join(name for name, _, _ in columns if name != "file"),
+            columns=", ".join(
+                f"{quoted(name)}: {{name: {quoted(name)}, type: {quoted(kind)}, default_value: null}}"
+                for name, kind, _ in columns
+                if name != "file"
+            ),
             parts=files[0].count("/") + 1,
             files=", ".join(map(quoted, files)),
         )

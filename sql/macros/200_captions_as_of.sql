@@ -1,0 +1,34 @@
+-- one row per image and model: the captions that stood when a run was published
+-- A catalog holds one generation. A shard that the same model has captioned again since is told by replaced_by_run, with
+-- null as its caption; `clipcap sql --as-of RUN` opens the generation of that time, where it is still kept.
+create macro captions_as_of(run) as table
+with asked as (
+    select published.finished_at from source_runs as published where published.run_id = run
+),
+stood as (
+    select distinct link.entry_id
+    from source_run_entries as link
+    join source_runs as published on published.run_id = link.run_id
+    where published.finished_at <= (select asked.finished_at from asked)
+),
+files as (
+    select file.path, entry.created_at > asked.finished_at as is_replaced, entry.run_id
+    from stood
+    join source_entries as entry on entry.entry_id = stood.entry_id and entry.stage = 'caption'
+    join source_files as file on file.entry_id = entry.entry_id and file.kind = 'captions'
+    cross join asked
+)
+select
+    caption.sample_key,
+    image.url as image_url,
+    if(files.is_replaced, null, caption.caption) as caption,
+    caption.model_id,
+    if(files.is_replaced, null, caption.run_id) as run_id,
+    if(files.is_replaced, null, caption.clip_score) as clip_score,
+    if(files.is_replaced, files.run_id, null) as replaced_by_run
+from files
+join source_captions as caption on caption.file = files.path
+left join source_urls as image on image.sample_key = caption.sample_key
+where caption.caption <> '';
+
+comment on macro table captions_as_of is 'One row per image and model, the captions that stood when a run was published: caption, run_id and clip_score are null where that model has captioned the shard again since, in replaced_by_run.';
