@@ -11,7 +11,7 @@ import typer
 
 from clipcap import __version__
 from clipcap.errors import ClipCapError, ConfigError, DataError, ModelError
-from flows import cli_embeddings, console
+from flows import cli_embeddings, cli_metrics, console
 from flows.options import AsJson, DataDir, Debug, Limit, Set, open_lake, state
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="The models of a lake. Example: clipcap models list")
 app.add_typer(models_app, name="models")
 app.add_typer(cli_embeddings.app)
+app.add_typer(cli_metrics.app)
 
 
 def _version(value: bool) -> None:
@@ -180,29 +181,6 @@ def _model_folder(model: str, data_dir: str | None) -> Path:
             f"there are: {', '.join(known) or 'none yet'}"
         )
     return Path(lake.at_hand(lake.model(wanted)))
-
-
-@app.command()
-def evaluate(
-    references: Annotated[Path, typer.Option("--references", help="COCO annotations, Karpathy or {id: [captions]}.")],
-    candidates: Annotated[Path, typer.Option("--candidates", help="COCO results, or {id: caption}.")],
-    metric: Annotated[list[str] | None, typer.Option("--metric", help="Only these; may be repeated.")] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Score captions as the COCO caption evaluation does, without Java.
-
-    Example: clipcap evaluate --references refs.json --candidates mine.json --json
-    """
-    state["debug"] = debug
-    from clipcap.metrics.coco_files import load_candidates, load_references
-    from clipcap.metrics.evaluate import score
-
-    captions, truth = load_candidates(candidates), load_references(references)
-    scores = score(captions, truth, metric).corpus if metric else score(captions, truth).corpus
-    if as_json:
-        return console.print_json(scores)
-    return console.print_table([{"metric": name, "value": value} for name, value in scores.items()])
 
 
 @app.command("import-weights")

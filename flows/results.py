@@ -54,15 +54,19 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     from clipcap.warehouse.catalog import statement
     from clipcap.warehouse.queries import query
 
-    metrics = outcome["metrics"]
+    metrics, intervals = outcome["metrics"], outcome["intervals"]
     if metrics:
         rows = [
-            {"metric": name, "value": value, "embeddings exchanged": metrics.get(f"{name}_shuffled")}
+            {
+                "metric": name, "value": value, **dict(zip(("low", "high"), intervals.get(name, ()), strict=False)),
+                "embeddings exchanged": metrics.get(f"{name}_shuffled"),
+            }
             for name, value in metrics.items()
             if not name.endswith("_shuffled")
-        ]
-        has_control = any(name.endswith("_shuffled") for name in metrics)
-        columns = ("metric", "value", "embeddings exchanged") if has_control else ("metric", "value")
+        ]  # fmt: skip
+        bounds = ("low", "high") if intervals else ()
+        control = ("embeddings exchanged",) if any(name.endswith("_shuffled") for name in metrics) else ()
+        columns = ("metric", "value", *bounds, *control)
         console.print_table(rows, title=f"{outcome['model_id']} on {outcome['images']:,} images", columns=columns)
     asked = {name: outcome[name] for name in ("model_id", "split")}
     for row in query(lake, statement("reports/five_captions.sql"), asked).to_pylist():

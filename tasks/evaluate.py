@@ -25,11 +25,11 @@ def evaluate_model(
     decoding: CaptionConfig,
     device: str,
     run_id: str,
+    training: list[Entry] | None = None,
 ) -> dict[str, Any]:
-    lake = Lake(data_dir)
-    captioner = (
-        get_captioner(lake.at_hand(lake.model(model_id)), resolve_device(device)) if config.shuffled_control else None
+    lake, device = Lake(data_dir), resolve_device(device)
+    captioner = get_captioner(lake.at_hand(lake.model(model_id)), device) if config.shuffled_control else None
+    entry = core.evaluate_model(
+        lake, captioner, model_id, captions, shards, config, decoding, key, run_id, training, device
     )
-    return core.evaluate_model(lake, captioner, model_id, captions, shards, config, decoding, key, run_id).model_dump(
-        mode="json"
-    )
+    return entry.model_dump(mode="json")

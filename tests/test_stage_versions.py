@@ -37,6 +37,7 @@ STAGES: dict[str, list[str]] = {
     "train": ["training/train_model.py", "training/*.py", *_MODEL],
     "caption": ["decoding/caption_shard.py", *_DECODING, *_MODEL],
     "evaluate": ["metrics/evaluate_model.py", "metrics/*.py", *_DECODING, "../sql/metrics/*.sql"],
+    "compare": ["metrics/compare.py", "metrics/bootstrap.py", "metrics/corpus_sums.py"],
 }  # fmt: skip
 """Patterns below clipcap/."""
 _NOT_DECIDING = {"metrics/coco_files.py"}

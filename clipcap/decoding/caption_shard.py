@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.config import CaptionConfig
-from clipcap.embedding.store import read_embeddings
-from clipcap.errors import EmbeddingError
+from clipcap.embedding.store import Embeddings, read_embeddings
+from clipcap.errors import EmbeddingError, ModelError
+from clipcap.metrics.clip_score import clip_scores, text_encoder
 from clipcap.storage.commit import commit_table
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
@@ -21,7 +23,7 @@ from clipcap.storage.manifest import Entry, Recorder, digest
 if TYPE_CHECKING:
     from clipcap.model.captioner import Captioner
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = pa.schema(
     [
@@ -55,10 +57,11 @@ def caption_key(embed: Entry, weights_hash: str, config: CaptionConfig) -> str:
 def caption_shard(
     lake: Lake, embed: Entry, captioner: Captioner, config: CaptionConfig, key: str, run_id: str
 ) -> Entry:
-    """Captions every embedded image of a shard.
+    """Captions every embedded image of a shard, and scores each caption against its image.
 
     Raises:
         EmbeddingError: the embeddings are of another encoder or dimension than the model was trained with.
+        ModelError: captions are to be scored or re-ranked, and the encoder cannot be loaded.
     """
     batch_id, shard_id = embed.meta["batch_id"], embed.meta["shard_id"]
     settings = captioner.settings
@@ -85,6 +88,12 @@ def caption_shard(
             encoder = get_encoder(stored.info.encoder, str(captioner.device))
             rerank = ClipRerank(encoder, stored.vectors, config.rerank)
         captions = generate(captioner, stored.features, config, rerank) if stored.keys else []
+        broken = [k for k, c in zip(stored.keys, captions, strict=True) if math.isnan(c.log_probability)]
+        if broken:
+            raise ModelError(
+                f"shard {shard_id}: {len(broken)} caption(s) of {settings.model_id} have a probability that is not a "
+                f"number, first {broken[0]}: the model's weights or its precision are at fault; nothing was stored"
+            )
         rows = len(captions)
         table = pa.table(
             {
@@ -96,7 +105,7 @@ def caption_shard(
                 "caption": [c.text for c in captions],
                 "log_probability": [c.log_probability for c in captions],
                 "tokens": [c.tokens for c in captions],
-                "clip_score": [None] * rows,
+                "clip_score": _clip_scores(stored, [c.text for c in captions], config, str(captioner.device)),
                 "created_at": [datetime.now(UTC)] * rows,
             },
             schema=SCHEMA,
@@ -108,6 +117,18 @@ def caption_shard(
         out.add("captions", path)
         out.add("ledger", ledger)
     return out.entry
+
+
+def _clip_scores(stored: Embeddings, captions: list[str], config: CaptionConfig, device: str) -> list[float | None]:
+    """CLIPScore of each caption by the encoder that embedded the images; the key holds its hash, with the embeddings.
+
+    Always of ``clip_embedding``, whatever else of the image the model read.
+    """
+    encoder = text_encoder(stored.info, device) if config.clip_score and captions else None
+    if encoder is None:
+        return [None] * len(captions)
+    scores: list[float | None] = clip_scores(encoder, stored.vectors, captions).tolist()
+    return scores
 
 
 def _outcomes(lake: Lake, embed: Entry, captions: pa.Table) -> list[Outcome]:

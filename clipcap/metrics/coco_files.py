@@ -59,29 +59,72 @@ def load_candidates(path: str | Path) -> dict[str, str]:
     Raises:
         DataError: the file is missing, is not JSON, has another layout, or captions an image twice.
     """
+    return {key: captions[0] for key, captions in _load_candidates(path, several=False).items()}
+
+
+def load_candidate_lists(path: str | Path) -> dict[str, list[str]]:
+    """Reads one or several generated captions for each image, best first.
+
+    As :func:`load_candidates`, and a list of captions may stand where one does: ``{"image_id": 7, "captions": ["…",
+    "…"]}`` in COCO results, ``"7": ["…", "…"]`` in a plain object.
+
+    Raises:
+        DataError: as there, or an image has an empty list.
+    """
+    return _load_candidates(path, several=True)
+
+
+def _load_candidates(path: str | Path, several: bool) -> dict[str, list[str]]:
     data = _read(path)
-    candidates: dict[str, str] = {}
+    candidates: dict[str, list[str]] = {}
     if isinstance(data, list):
         for place, entry in _entries(path, "", data, _CANDIDATES):
             key = _image_id(path, place, entry)
             if key in candidates:
                 raise DataError(
-                    f"{path}: {place} captions image {key!r} a second time; keep one caption for each image"
+                    f"{path}: {place} captions image {key!r} a second time; keep one caption for each image, or give "
+                    'several as "captions": ["…", "…"]'
                 )
-            candidates[key] = _caption(path, place, entry, "caption")
+            if several and "captions" in entry:
+                candidates[key] = _texts(path, f"{place}: 'captions'", entry["captions"])
+            else:
+                candidates[key] = [_caption(path, place, entry, "caption")]
     elif isinstance(data, dict) and not {"annotations", "images"} & data.keys():
-        for key, caption in data.items():
-            if not isinstance(caption, str):
+        for key, captions in data.items():
+            if several and isinstance(captions, list):
+                candidates[key] = _texts(path, f"the candidate of {key!r}", captions)
+                continue
+            if not isinstance(captions, str):
                 raise DataError(
-                    f"{path}: the candidate of {key!r} is {_kind(caption)}, not one text; expected {_CANDIDATES}"
+                    f"{path}: the candidate of {key!r} is {_kind(captions)}, not one text; expected {_CANDIDATES}"
                 )
-            candidates[key] = caption
+            candidates[key] = [captions]
     else:
         hint = "; this looks like references" if isinstance(data, dict) else ""
         raise DataError(f"{path}: no candidates found, got a JSON {_kind(data)}{hint}; expected {_CANDIDATES}")
     if not candidates:
         raise DataError(f"{path}: holds no candidates; expected at least one caption, as {_CANDIDATES}")
     return candidates
+
+
+def _texts(path: str | Path, place: str, captions: Any) -> list[str]:
+    if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
+        raise DataError(f"{path}: {place} is not a list of texts, at least one; expected {_CANDIDATES}")
+    return captions
+
+
+def load_file_names(path: str | Path) -> dict[str, str]:
+    """Image id -> file name, where a references file tells it (COCO's and Karpathy's ``images``); else empty."""
+    data = _read(path)
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, list):
+        return {}
+    names: dict[str, str] = {}
+    for place, image in _entries(path, "images", images, _REFERENCES):
+        name = image.get("file_name", image.get("filename"))
+        if isinstance(name, str):
+            names[_image_id(path, place, image, "cocoid", "imgid", "id", "filename")] = name
+    return names
 
 
 def _read(path: str | Path) -> Any:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from clipcap.errors import ConfigError, DataError
+from clipcap.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, Sample, intervals
 from clipcap.metrics.coco import ngram_metrics
+from clipcap.metrics.corpus_sums import FROM_SUMS, meteor
 from clipcap.metrics.diversity import DIVERSITY
+from clipcap.metrics.java import JAVA_METRICS, check_java_metrics, meteor_statistics, spice
 from clipcap.metrics.ptb_tokenizer import tokenize
 from clipcap.metrics.rouge import rouge_l
 
@@ -15,7 +20,7 @@ DEFAULT = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 """What is reported when nothing is asked for."""
 
 KNOWN = (*DEFAULT, *DIVERSITY)
-"""Every metric name that ``score`` takes."""
+"""What ``score`` computes by itself; it takes ``JAVA_METRICS``, too, where Java and their package are installed."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,22 @@ class Scores:
     corpus: dict[str, float]
     """metric -> value over the whole set."""
     per_image: dict[str, dict[str, float]]
-    """metric -> key -> value; only metrics that exist for one image (BLEU, ROUGE-L, CIDEr)."""
+    """metric -> key -> value; only metrics that exist for one image (BLEU, ROUGE-L, CIDEr, METEOR, SPICE …)."""
+    counts: pa.Table | None = None
+    """What BLEU and METEOR are made of, where they were asked for: ``key`` and the columns of ``FROM_SUMS``."""
+
+    def plus(self, per_image: Mapping[str, Mapping[str, float]]) -> Scores:
+        """The same with more metrics that are means over the images: CLIPScore, the share of novel captions."""
+        means = {name: sum(values.values()) / len(values) for name, values in per_image.items()}
+        added = {name: dict(values) for name, values in per_image.items()}
+        return Scores(self.corpus | means, self.per_image | added, self.counts)
+
+    def intervals(
+        self, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+    ) -> dict[str, Interval]:
+        """Bootstrap intervals over the images, of those metrics that have one; see :mod:`clipcap.metrics.bootstrap`."""
+        found = intervals(Sample.of(self.per_image, self.counts), resamples, confidence, seed)
+        return {name: found[name] for name in self.corpus if name in found}
 
 
 def score(
@@ -39,35 +59,58 @@ def score(
         candidates: key -> raw caption; may be an empty string, which scores (nearly) zero.
         references: key -> raw reference captions. Keys without a candidate are ignored: the images scored are those of
             the candidates, and CIDEr's document frequencies count these images only.
-        metrics: names from ``KNOWN``, in the order wanted in the result.
+        metrics: names from ``KNOWN`` or ``JAVA_METRICS``, in the order wanted in the result.
 
     Returns:
         Scores with the asked metrics. BLEU and ROUGE-L lie in 0..1, CIDEr in 0..10.
 
     Raises:
-        ConfigError: a metric name that is not known.
+        ConfigError: a metric name that is not known, or what METEOR and SPICE need is not installed.
         DataError: there is no candidate, or a candidate has no reference.
     """
-    unknown = [name for name in metrics if name not in KNOWN]
+    unknown = [name for name in metrics if name not in (*KNOWN, *JAVA_METRICS)]
     if unknown:
-        raise ConfigError(f"unknown metric {', '.join(map(repr, unknown))}: known are {', '.join(KNOWN)}")
+        known = ", ".join((*KNOWN, *JAVA_METRICS))
+        raise ConfigError(f"unknown metric {', '.join(map(repr, unknown))}: known are {known}")
     _check(candidates, references)
+    check_java_metrics(metrics)
 
     tokenized = dict(zip(candidates, tokenize(list(candidates.values())), strict=True))
     values: dict[str, tuple[float, dict[str, float]]] = {}
-    if any(name in DEFAULT for name in metrics):
+    counts: pa.Table | None = None
+    if any(name not in DIVERSITY for name in metrics):
         tokenized_references = _tokenize_references(candidates, references)
         bleu, cider = any(name.startswith("bleu_") for name in metrics), "cider" in metrics
         if bleu or cider:
-            values.update(ngram_metrics(tokenized, tokenized_references, bleu=bleu, cider=cider))
+            found = ngram_metrics(tokenized, tokenized_references, bleu=bleu, cider=cider)
+            values.update(found)
+            counts = found.counts
         if "rouge_l" in metrics:
             rouge = {key: rouge_l(caption, tokenized_references[key]) for key, caption in tokenized.items()}
             values["rouge_l"] = sum(rouge.values()) / len(rouge), rouge
+        if "meteor" in metrics:
+            values["meteor"], counts = _meteor(tokenized, tokenized_references, counts)
+        if "spice" in metrics:
+            each = spice(tokenized, tokenized_references)
+            values["spice"] = sum(each.values()) / len(each), each
     captions = list(tokenized.values())
     return Scores(
         corpus={name: values[name][0] if name in values else DIVERSITY[name](captions) for name in metrics},
         per_image={name: values[name][1] for name in metrics if name in values},
+        counts=counts,
     )
+
+
+def _meteor(
+    candidates: Mapping[str, str], references: Mapping[str, Sequence[str]], counts: pa.Table | None
+) -> tuple[tuple[float, dict[str, float]], pa.Table]:
+    """METEOR of the corpus and of each image, and the counts with its own beside them."""
+    statistics = meteor_statistics(candidates, references)
+    table = pa.table({"key": pa.array(candidates, pa.string())}) if counts is None else counts
+    for name, column in zip(FROM_SUMS["meteor"].columns, statistics.T, strict=True):
+        table = table.append_column(name, pa.array(column))
+    each = dict(zip(candidates, meteor(statistics)[0].tolist(), strict=True))
+    return (float(meteor(statistics.sum(axis=0))[0]), each), table
 
 
 def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
