@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from prefect import Task, task
@@ -11,6 +13,9 @@ from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
 
 from clipcap.errors import TransientError
+from clipcap.storage.lake import Lake
+from clipcap.storage.lock import one_at_a_time
+from clipcap.storage.manifest import find_recorded
 
 
 async def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -29,9 +34,31 @@ def content_key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
     return f"{context.task.name}-{parameters['key']}"
 
 
+def once(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The same function, with ``entry_id`` as one more parameter: of two runs that want one output, one makes it.
+
+    The other waits and takes the entry that it finds then. Without an ``entry_id`` nothing is looked for.
+    """
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def made(*given: Any, entry_id: str = "", **named: Any) -> dict[str, Any]:
+        if not entry_id:
+            return function(*given, **named)
+        asked = signature.bind(*given, **named).arguments
+        lake = Lake(asked["data_dir"])
+        with one_at_a_time(lake, f"{entry_id} {asked['key']}"):
+            known = find_recorded(lake, entry_id, asked["key"])
+            return known.model_dump(mode="json") if known else function(*given, **named)
+
+    added = inspect.Parameter("entry_id", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
+    made.__signature__ = signature.replace(parameters=[*signature.parameters.values(), added])  # type: ignore[attr-defined]
+    return made
+
+
 def stage_task(name: str, run_name: str, timeout_s: float | None = None) -> Callable[[Callable[..., Any]], Task]:
     """A stage's task. Its function takes ``key`` and returns its entry as a JSON object."""
-    return task(
+    as_task = task(
         name=name,
         task_run_name=run_name,
         tags=[f"clipcap-{name}"],
@@ -44,3 +71,4 @@ def stage_task(name: str, run_name: str, timeout_s: float | None = None) -> Call
         result_serializer="json",
         timeout_seconds=timeout_s,
     )
+    return lambda function: as_task(once(function))

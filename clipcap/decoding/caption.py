@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from clipcap.batches import Batches
 from clipcap.config import CaptionConfig
 from clipcap.decoding.beam import beam_search
 from clipcap.decoding.constraints import Constraints
@@ -63,6 +64,8 @@ def generate_many(
 ) -> list[list[Caption]]:
     """Captions for embeddings, in their order, ``config.batch_size`` images at a time, on the captioner's device.
 
+    Where the device has no room for so many, in smaller batches; captions do not depend on what stands beside them.
+
     Args:
         captioner: any mode; decoded in eval mode, and given back in the mode it had.
         clip_embeddings: (B, clip_dim) or (B, clip_tokens, clip_dim), float16 or float32; B may be 0.
@@ -85,14 +88,16 @@ def generate_many(
     was_training = captioner.training
     captioner.eval()
     language_model = in_precision(captioner.language_model, captioner.device, config.precision)
-    found: list[list[Caption]] = []
-    for start in range(0, len(embeddings), config.batch_size):
-        batch = embeddings[start : start + config.batch_size]
-        hypotheses = _search(captioner, language_model, batch, config, wanted)
+
+    def captioned(images: slice) -> list[list[Caption]]:
+        hypotheses = _search(captioner, language_model, embeddings[images], config, wanted)
         captions = [_distinct(image) for image in _read(captioner, hypotheses)]
         if rerank is not None and config.rerank:
-            captions = rerank(captions, slice(start, start + len(batch)))
-        found += [image[:wanted] for image in captions]
+            captions = rerank(captions, images)
+        return [image[:wanted] for image in captions]
+
+    fitting = Batches(config.batch_size, "captioning", "caption.batch_size")
+    found = [image for batch in fitting.map(captioned, len(embeddings)) for image in batch]
     captioner.train(was_training)
     return found
 

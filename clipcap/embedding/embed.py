@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipcap.batches import Batches
 from clipcap.config import EmbedConfig
 from clipcap.dataset.shards import read_shard
 from clipcap.embedding.decode_pool import decode_all, resolve_workers
@@ -127,6 +129,7 @@ def _encode_new(
     batch: list[tuple[str, np.ndarray]] = []
     wanted: deque[str] = deque()
     workers = resolve_workers(config.workers)
+    fitting = Batches(config.batch_size, "embedding", "embed.batch_size")
 
     def new_images() -> Iterator[bytes]:
         """Bytes that no row before had; their hashes go to ``wanted`` in the same order."""
@@ -147,10 +150,12 @@ def _encode_new(
     def encode() -> None:
         if batch:
             pixels = np.stack([image for _, image in batch])
-            under_way.append(([sha for sha, _ in batch], encoder.start(pixels)))
+            hashes = iter([sha for sha, _ in batch])
             batch.clear()
-        while len(under_way) > 1:
-            collect()
+            for size, pending in fitting.map(lambda part: _started(encoder, pixels[part]), len(pixels)):
+                under_way.append((list(islice(hashes, size)), pending))
+                while len(under_way) > 1:
+                    collect()
 
     for chunk in decode_all(new_images(), encoder.preprocessing, workers):
         rates.count(decoded=len(chunk.results), decode_s=chunk.decode_s / max(workers, 1))
@@ -166,6 +171,10 @@ def _encode_new(
     while under_way:
         collect()
     return vectors, reasons
+
+
+def _started(encoder: Encoder, pixels: np.ndarray) -> tuple[int, Pending]:
+    return len(pixels), encoder.start(pixels)
 
 
 def _stacked(rows: list[np.ndarray], like: np.ndarray) -> np.ndarray:

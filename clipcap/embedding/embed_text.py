@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.embedding.encoder import Encoder
+from clipcap.errors import EmbeddingError
 from clipcap.storage.commit import commit_table
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Entry, Recorder, digest
@@ -41,6 +42,12 @@ def embed_text_shard(lake: Lake, shard: Entry, encoder: Encoder, key: str, run_i
         pairs = [(r["sample_key"], n, c) for r in rows for n, c in enumerate(r["captions"])]
         texts = sorted({caption for _, _, caption in pairs})
         vectors = encoder.encode_text(texts).astype(np.float16)
+        if texts and not np.isfinite(vectors).all():
+            first = texts[int((~np.isfinite(vectors).all(axis=1)).argmax())]
+            raise EmbeddingError(
+                f"shard {shard_id}: embeddings of captions are not finite in float16, first of {first!r}: the encoder "
+                f"{encoder.name} is at fault; nothing was stored"
+            )
         place = {text: number for number, text in enumerate(texts)}
         chosen = vectors[[place[caption] for _, _, caption in pairs]] if pairs else vectors
         dim = chosen.shape[1] if chosen.size else 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from clipcap.batches import Batches
 from clipcap.embedding.decode import Preprocessing
 from clipcap.embedding.encoder_name import parse_encoder
 from clipcap.errors import ModelError
@@ -152,11 +153,14 @@ class Encoder:
             tokenizer = open_clip.get_tokenizer(self._asked.model)
         except Exception as error:  # open_clip and the hub's client raise their own kinds
             raise ModelError(f"encoder {self.name!r} has no tokenizer for captions ({type(error).__name__})") from None
-        vectors = []
+
+        def encoded(part: slice) -> np.ndarray:
+            tokens = tokenizer(texts[part]).to(self.device)
+            vectors: np.ndarray = self.model.encode_text(tokens).float().cpu().numpy()
+            return vectors
+
         with torch.inference_mode():
-            for start in range(0, len(texts), _TEXTS_AT_ONCE):
-                tokens = tokenizer(texts[start : start + _TEXTS_AT_ONCE]).to(self.device)
-                vectors.append(self.model.encode_text(tokens).float().cpu().numpy())
+            vectors = list(Batches(_TEXTS_AT_ONCE, "embedding texts", "embed.device").map(encoded, len(texts)))
         return np.concatenate(vectors) if vectors else np.empty((0, 0), np.float32)
 
     def encode(self, pixels: np.ndarray) -> np.ndarray:

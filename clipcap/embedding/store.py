@@ -99,8 +99,8 @@ def _half(path: Path, info: EmbeddingInfo, keys: list[str], values: np.ndarray, 
     bad = ~np.isfinite(half).all(axis=1)
     if bad.any():
         raise EmbeddingError(
-            f"{int(bad.sum())} embedding(s) are not finite in float16, first {keys[int(bad.argmax())]}: "
-            f"the encoder {info.encoder} or its precision is at fault; nothing was stored"
+            f"shard {path.stem}: {int(bad.sum())} embedding(s) are not finite in float16, first "
+            f"{keys[int(bad.argmax())]}: the encoder {info.encoder} or its precision is at fault; nothing was stored"
         )
     kind = pa.list_(pa.field("element", pa.float16(), nullable=False), int(np.prod(shape)))
     return pa.FixedSizeListArray.from_arrays(pa.array(half.reshape(-1)), type=kind)

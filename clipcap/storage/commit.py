@@ -6,6 +6,7 @@ beside it and is never read.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -17,13 +18,50 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcap.errors import ShardError
+from clipcap.errors import ClipCapError, ShardError, StorageError
 from clipcap.storage.lake import Lake
 from clipcap.storage.mirror import mirror_of
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_LEFT_WHEN_FULL = 2**16  # bytes; some libraries say only that they wrote less than they were asked to
+
+
+@contextmanager
+def explaining(final: Path) -> Iterator[None]:
+    """A disk that is full and a folder that is read-only, told so that a person knows what to do.
+
+    Raises:
+        StorageError: instead of what libraries raise then, each its own kind.
+    """
+    try:
+        yield
+    except ClipCapError:
+        raise
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        where = getattr(error, "filename", None) or final
+        if number in _REFUSED:
+            raise StorageError(
+                f"{where}: {os.strerror(number)}; is the disk mounted read-only, or the folder another user's? "
+                "What was finished before stands, and the next run goes on from there"
+            ) from error
+        if number in _FULL or "No space left" in str(error) or _is_full(final):
+            raise StorageError(
+                f"{final} cannot be written: the disk is full; free some space or move the lake to a larger disk. "
+                "What was finished before stands, and the next run goes on from there"
+            ) from error
+        raise
+
+
+def _is_full(path: Path) -> bool:
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    return shutil.disk_usage(folder).free < _LEFT_WHEN_FULL
+
 
 def _aside(final: Path) -> Path:
-    final.parent.mkdir(parents=True, exist_ok=True)
+    with explaining(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
     return final.parent / f".{final.name}.{secrets.token_hex(4)}"
 
 
@@ -45,7 +83,15 @@ def commit(local_file: Path, final: Path, exclusive: bool = False) -> bool:
 
     Returns:
         False where ``exclusive`` and the file was there already (``local_file`` is deleted), else True.
+
+    Raises:
+        StorageError: the disk is full or read-only; the old file stands.
     """
+    with explaining(final):
+        return _commit(local_file, final, exclusive)
+
+
+def _commit(local_file: Path, final: Path, exclusive: bool) -> bool:
     final.parent.mkdir(parents=True, exist_ok=True)
     if local_file.stat().st_dev != final.parent.stat().st_dev:
         moved = _aside(final)
@@ -77,8 +123,9 @@ def writing(final: Path) -> Iterator[Path]:
     """Yields a path to write to; commits it when the block ends, deletes it when the block raises."""
     aside = _aside(final)
     try:
-        yield aside
-        commit(aside, final)
+        with explaining(final):
+            yield aside
+            commit(aside, final)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -87,8 +134,9 @@ def commit_bytes(data: bytes, final: Path, exclusive: bool = False) -> bool:
     """Writes and commits small contents; see :func:`commit`."""
     aside = _aside(final)
     try:
-        aside.write_bytes(data)
-        return commit(aside, final, exclusive)
+        with explaining(final):
+            aside.write_bytes(data)
+            return commit(aside, final, exclusive)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -110,22 +158,23 @@ def commit_table(table: pa.Table, final: Path, **options: object) -> None:
 def writing_folder(final: Path) -> Iterator[Path]:
     """Yields a folder to fill; gives it its final name when the block ends. An older one is replaced."""
     aside = _aside(final)
-    aside.mkdir()
     try:
-        yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                _flush(file)
-        if final.exists():
-            old = _aside(final)
-            os.rename(final, old)
-            os.rename(aside, final)
-            shutil.rmtree(old)
-        else:
-            os.rename(aside, final)
-        _flush(final.parent)
-        if stored := mirror_of(final):
-            stored[0].put_folder(final, stored[1])
+        with explaining(final):
+            aside.mkdir()
+            yield aside
+            for file in aside.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if final.exists():
+                old = _aside(final)
+                os.rename(final, old)
+                os.rename(aside, final)
+                shutil.rmtree(old)
+            else:
+                os.rename(aside, final)
+            _flush(final.parent)
+            if stored := mirror_of(final):
+                stored[0].put_folder(final, stored[1])
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -140,8 +189,9 @@ def sha256_of(path: Path) -> str:
 def scratch_folder(lake: Lake, label: str) -> Iterator[Path]:
     """A private folder for unfinished work, removed afterwards."""
     folder = lake.scratch / f"{label}-{secrets.token_hex(4)}"
-    folder.mkdir(parents=True)
     try:
-        yield folder
+        with explaining(folder):
+            folder.mkdir(parents=True)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clipcap.errors import DataError, StaleDecision
 from clipcap.storage.commit import commit_bytes, sha256_of
 from clipcap.storage.lake import Lake
+
+log = logging.getLogger("clipcap.storage")
 
 
 class FileRecord(BaseModel):
@@ -151,14 +155,14 @@ def read_generation(lake: Lake, number: int) -> Generation:
         ) from None
 
 
-def _pending_file(lake: Lake, entry: Entry) -> Path:
-    name = hashlib.sha256(f"{entry.id}\0{entry.key}".encode()).hexdigest()[:32]
+def _pending_file(lake: Lake, entry_id: str, key: str) -> Path:
+    name = hashlib.sha256(f"{entry_id}\0{key}".encode()).hexdigest()[:32]
     return lake.manifests / "pending" / f"{name}.json"
 
 
 def record(lake: Lake, entry: Entry) -> Entry:
     """Makes a finished output known to every later run, before anything is published."""
-    commit_bytes(entry.model_dump_json(indent=1).encode(), _pending_file(lake, entry))
+    commit_bytes(entry.model_dump_json(indent=1).encode(), _pending_file(lake, entry.id, entry.key))
     return entry
 
 
@@ -181,30 +185,84 @@ class EntryIndex:
         if lake.mirror:
             lake.mirror.refresh()
         pending = read_pending(lake)  # first: what is published meanwhile moves from here to there
-        self.generation = read_current(lake)
+        self.generation = _looked_at[str(lake.root)] = read_current(lake)
         self._entries = {(e.id, e.key): e for e in self.generation.entries.values()}
         self._entries.update({(e.id, e.key): e for e in pending})
         self._of_stage: dict[str, list[Entry]] = {}
+        self._of_batch: dict[str, dict[str, list[Entry]]] = {}
 
     def find(self, entry_id: str, key: str) -> Entry | None:
-        """The entry with this id and key, if each of its files still stands with its size."""
+        """The entry with this id and key, if each of its files still stands as it was recorded."""
         entry = self._entries.get((entry_id, key))
-        return entry if entry is not None and self._stands(entry) else None
+        return entry if entry is not None and stands(self.lake, entry) else None
 
     def of_stage(self, stage: str) -> list[Entry]:
         """Entries of one stage whose files stood when it was first asked for, ordered by id."""
         if stage not in self._of_stage:
-            found = [e for e in self._entries.values() if e.stage == stage and self._stands(e)]
+            found = [e for e in self._entries.values() if e.stage == stage and stands(self.lake, e)]
             self._of_stage[stage] = sorted(found, key=lambda entry: entry.id)
         return list(self._of_stage[stage])
+
+    def of_batch(self, stage: str, batch_id: str) -> list[Entry]:
+        """Those of :meth:`of_stage` that are of one batch."""
+        if stage not in self._of_batch:
+            groups: dict[str, list[Entry]] = {}
+            for entry in self.of_stage(stage):
+                groups.setdefault(entry.meta.get("batch_id", ""), []).append(entry)
+            self._of_batch[stage] = groups
+        return list(self._of_batch[stage].get(batch_id, []))
 
     def is_published(self, entry: Entry) -> bool:
         """Whether the current generation holds this very entry."""
         known = self.generation.entries.get(entry.id)
         return known is entry or known == entry
 
-    def _stands(self, entry: Entry) -> bool:
-        return all(self.lake.size_of(file.path) == file.size_bytes for file in entry.files)
+
+_looked_at: dict[str, Generation] = {}
+"""The generation that this process saw last, by the lake's root."""
+
+
+def find_recorded(lake: Lake, entry_id: str, key: str) -> Entry | None:
+    """The entry if it is there now: another run may have made it since this one read its index."""
+    entry = None
+    try:
+        entry = Entry.model_validate_json(lake.read_bytes(_pending_file(lake, entry_id, key)))
+    except (OSError, ValidationError):
+        before = _looked_at.get(str(lake.root))
+        number = int(lake.read_bytes(lake.current)) if lake.exists(lake.current) else 0
+        if before is None or before.number != number:
+            _looked_at[str(lake.root)] = before = read_current(lake)
+        entry = before.entries.get(entry_id)
+    return entry if entry is not None and entry.key == key and stands(lake, entry) else None
+
+
+def stands(lake: Lake, entry: Entry) -> bool:
+    """Whether each file of an entry is there as it was recorded.
+
+    Of a file with the right size that was touched since, as in a copied lake, the bytes are read; if they are the
+    recorded ones, its time is set back, so that it is read once. A store replaces objects whole: there sizes decide.
+    """
+    return all(_is_as_recorded(lake, file, entry.created_at) for file in entry.files)
+
+
+def _is_as_recorded(lake: Lake, file: FileRecord, recorded_at: datetime) -> bool:
+    if lake.mirror:
+        return lake.size_of(file.path) == file.size_bytes
+    path = lake.root / file.path
+    try:
+        stat = path.stat()
+        if stat.st_size != file.size_bytes or stat.st_mtime <= recorded_at.timestamp():
+            return stat.st_size == file.size_bytes
+        with path.open("rb") as stream:
+            is_same = hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+            if is_same:
+                with suppress(OSError):  # another user's, or a read-only lake
+                    os.utime(stream.fileno(), (stat.st_atime, int(recorded_at.timestamp())))
+    except OSError:
+        return False
+    if not is_same:
+        log.warning("%s was changed since it was made: it is made again", path)
+    return is_same
 
 
 def commit_generation(
@@ -263,7 +321,7 @@ def commit_generation(
         if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(number), exclusive=True):
             break
     _point_current_at(lake, number)
-    lake.delete_all(_pending_file(lake, entry) for entry in entries)
+    lake.delete_all(_pending_file(lake, entry.id, entry.key) for entry in entries)
     return new
 
 

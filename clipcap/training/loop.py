@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from clipcap.batches import is_out_of_memory, release
 from clipcap.config import TrainConfig
 from clipcap.errors import ModelError
 from clipcap.model.captioner import Captioner
@@ -21,6 +23,7 @@ from clipcap.training.processes import Processes
 from clipcap.training.schedule import MovingAverage, make_optimizer
 from clipcap.training.validation import is_finite
 
+log = logging.getLogger("clipcap.train")
 LOG_LINES = 200
 """About so many lines of progress in a phase."""
 
@@ -161,8 +164,7 @@ class Run:
         """Returns whether a checkpoint is due, on which all processes agree."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.phase.learning_rate(self.step, self.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.phase.backward(step, self.step, self.scaler.scale)
+        loss = self._backward(step)
         is_due = time.perf_counter() - self._checkpointed >= self.config.checkpoint_every_s
         wish = torch.tensor(float(is_due and self.processes.rank == 0), device=loss.device)
         loss, wish = self.processes.add_up(self.learning, [loss, wish])
@@ -176,6 +178,25 @@ class Run:
         self.recent.append(loss)
         self.recent_samples += sum(len(rows) for rows in step)
         return is_due if self.processes.count == 1 else bool(wish)
+
+    def _backward(self, step: Step) -> Tensor:
+        """Leaves the step's gradients in the parameters; computed anew in smaller parts where memory runs out."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return self.phase.backward(step, self.step, self.scaler.scale)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).strip().partition("\n")[0]
+            release()
+            if not self.phase.halve(step):
+                raise ModelError(
+                    f"training: the device has no room for a single row at step {self.step + 1} ({problem}); "
+                    "use another device (embed.device), or a smaller language model"
+                )
+            log.warning("train     the device has no room for a whole batch: going on with %d rows at a time",
+                        self.phase.rows_at_once)  # fmt: skip
 
     def _report(self, val_loss: float | None, val_cider: float | None) -> None:
         """Adds a line of progress."""
@@ -236,6 +257,8 @@ class Run:
         )
 
     def _save(self) -> None:
+        if self.recent and not all(map(math.isfinite, torch.stack(self.recent).tolist())):
+            return  # nothing may be resumed from here; the next line of progress says where it diverged
         now = time.perf_counter()
         self.recent_s += now - self._since
         self._since = now

@@ -37,6 +37,8 @@ class Phase(ABC):
 
     def __init__(self, captioner: Captioner, config: TrainConfig, processes: Processes) -> None:
         self.captioner, self.config, self.processes = captioner, config, processes
+        self.rows_at_once = 0
+        """Where the device has no room for a whole batch: so many of its rows; their gradients add up to the same."""
         self.autocast: Callable[[], AbstractContextManager[object]] = partial(
             autocast, processes.device, config.precision
         )
@@ -53,8 +55,15 @@ class Phase(ABC):
         return sum(len(self.steps_of(epoch)) for epoch in range(1, self.epochs + 1))
 
     def mine(self, step: Step) -> Step:
-        """The batches of this process."""
-        return step[self.processes.rank :: self.processes.count]
+        """The batches of this process, cut to what fits."""
+        mine = step[self.processes.rank :: self.processes.count]
+        return [part for rows in mine for part in rows.split(self.rows_at_once or len(rows))]
+
+    def halve(self, step: Step) -> bool:
+        """Makes batches smaller from now on; False where they cannot be."""
+        rows = max(map(len, self.mine(step)), default=1)
+        self.rows_at_once = max(1, rows // 2)
+        return rows > 1
 
     @abstractmethod
     def _batches(self, order: torch.Generator) -> list[Tensor]: ...

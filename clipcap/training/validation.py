@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from clipcap.batches import Batches
 from clipcap.config import CaptionConfig
 from clipcap.metrics.coco import ngram_metrics
 from clipcap.metrics.ptb_tokenizer import tokenize
@@ -21,9 +23,14 @@ def mean_loss(captioner: Captioner, examples: TrainingExamples, batch_size: int)
     was_training = captioner.training
     captioner.eval()
     total = torch.zeros((), device=examples.device, dtype=torch.float64)
+    fitting = Batches(batch_size, "validation", "train.batch_size")
+
+    def summed(rows: Tensor, part: slice) -> Tensor:
+        batch = examples.batch(rows[part])
+        return captioner.loss(batch.embeddings, batch.tokens, reduction="sum")
+
     for rows in examples.plan(batch_size):
-        batch = examples.batch(rows)
-        total += captioner.loss(batch.embeddings, batch.tokens, reduction="sum")
+        total += sum(fitting.map(partial(summed, rows), len(rows)))
     captioner.train(was_training)
     return float(total) / int(examples.lengths.sum())
 
