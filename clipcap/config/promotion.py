@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clipcap.config.base import Positive, Section, Share
+from clipcap.config.base import Name, Positive, Section, Share
 
 
 class GateConfig(Section):
@@ -20,13 +20,17 @@ class GateConfig(Section):
     """Metrics that must not fall by more than the margin; those that were not computed are refused."""
     margin: Share = 0.02
     """Largest allowed loss of a guard, as a share of production's value: the paired interval lies above it."""
+    evaluation_set: Name = "default"
+    """The frozen images that candidate and production are scored on; made of evaluate.split when first needed."""
+    min_images: Positive = 100
+    """Smallest evaluation set: with fewer images nothing is judged, and so nothing is promoted."""
 
 
 class RetrainConfig(Section):
     min_new_pairs: Positive = 1000
-    """Captions of images that the production model has not learned from, after which a new one is trained."""
+    """Captions of images that neither production nor a refused candidate has learned from, after which one trains."""
     drift_threshold: Share = 0.0
-    """Drift of the new embeddings from those trained on (docs/retraining.md), at which one is trained; 0 is off."""
+    """Drift of the new embeddings from those trained on (docs/retraining.md) at which one trains; 0 is off."""
     start: Literal["fresh", "warm"] = "fresh"
     """A new model, or one that goes on from production's weights."""
     recaption: bool = False

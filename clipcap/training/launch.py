@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,8 @@ def train_in_processes(
     resume_folder: Path,
     device: str,
     on_step: Callable[[Progress], None] | None,
+    start_folder: Path | None = None,
+    leave_out: Collection[str] = (),
 ) -> TrainingResult:
     """Trains in ``config.processes`` processes on this machine: one for each GPU, or all on the CPU.
 
@@ -53,6 +55,7 @@ def train_in_processes(
         "model_id": model_id, "config": config.model_dump(), "device": device,
         "shards": [[s.download.model_dump(mode="json"), s.embed.model_dump(mode="json")] for s in shards],
         "folder": str(folder.resolve()), "resume_folder": str(resume_folder.resolve()),
+        "start_folder": str(start_folder.resolve()) if start_folder else "", "leave_out": sorted(leave_out),
     }  # fmt: skip
     resume_folder.mkdir(parents=True, exist_ok=True)
     file = resume_folder / "job.json"
@@ -109,12 +112,13 @@ def main(file: str) -> None:
         print(_PROGRESS + json.dumps(asdict(line)), flush=True)
 
     try:
-        pairs, info = read_pairs(lake, shards, TRAIN_SPLITS)
+        pairs, info = read_pairs(lake, shards, TRAIN_SPLITS, job["leave_out"])
         validation, _ = read_pairs(lake, shards, ("val",))
         train(
             pairs, validation, TrainConfig.model_validate(job["config"]), Path(job["folder"]),
             model_id=job["model_id"], encoder=info.encoder, encoder_hash=info.encoder_hash, features=info.features,
             processes=processes, resume_folder=Path(job["resume_folder"]), on_step=on_step,
+            start_folder=Path(job["start_folder"]) if job["start_folder"] else None,
         )  # fmt: skip
         processes.end()
     except ClipCapError as error:

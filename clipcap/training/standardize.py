@@ -22,16 +22,22 @@ _ROWS = 65_536  # read at a time, so that a million embeddings are never held in
 
 
 @contextmanager
-def standardized(captioner: Captioner, embeddings: Tensor) -> Iterator[None]:
+def standardized(captioner: Captioner, embeddings: Tensor, is_trained: bool = False) -> Iterator[None]:
     """Within the block the mapper's first layer sees ``(x - mean) / std``; afterwards its weights do the same.
 
     Args:
         captioner: its first layer is changed in place when the block ends well.
         embeddings: (N, C) or (N, L, C) of the training images, as stored.
+        is_trained: whether the layer's weights are for embeddings as they are, and so have to be unfolded first for
+            the captioner to be the same within the block.
     """
     mean, std = moments(embeddings, captioner.settings.normalize)
     first = captioner.mapper.model[0] if isinstance(captioner.mapper, MlpMapper) else captioner.mapper.linear
     assert isinstance(first, nn.Linear)
+    if is_trained:
+        with torch.no_grad():
+            first.bias.copy_(first.bias.double() + first.weight.double() @ mean.double())
+            first.weight.copy_(first.weight.double() * std.double())
     hook = first.register_forward_pre_hook(lambda layer, inputs: ((inputs[0] - mean) / std,))
     try:
         yield

@@ -25,6 +25,7 @@ from clipcap.training.phases import FromCaptions, FromReward, Phase
 from clipcap.training.processes import Processes
 from clipcap.training.standardize import standardized
 from clipcap.training.validation import CaptionScore, mean_loss
+from clipcap.training.warm_start import go_on_from
 
 log = logging.getLogger("clipcap.train")
 
@@ -67,6 +68,7 @@ def train(
     processes: Processes | None = None,
     resume_folder: Path | None = None,
     on_step: Callable[[Progress], None] | None = None,
+    start_folder: Path | None = None,
 ) -> TrainingResult:
     """Trains and writes config.json, mapping.safetensors, lm/ or lora/ (if it learned), training.jsonl, metrics.json.
 
@@ -88,21 +90,26 @@ def train(
         resume_folder: holds the checkpoints of this training alone; the caller removes it once the model is where it
             belongs. None keeps none.
         on_step: called about 200 times, and at each validation.
+        start_folder: of a model whose weights are the first ones (a warm start); None begins with random ones.
 
     Raises:
         ConfigError: settings that contradict each other or the data.
         DataError: no captions to learn from.
         EmbeddingError: embeddings that are not finite, or of two dimensions.
-        ModelError: the language model cannot be had, sizes do not fit, or the loss is not finite.
+        ModelError: the language model cannot be had, sizes or the model to start from do not fit, or the loss is not
+            finite.
     """
     processes = processes or Processes(device)
     _check(train_pairs, val_pairs, config)
     shape = train_pairs.embeddings.shape
     with _seeded(config.seed, processes.device):
-        captioner = build_captioner(
-            config, train_pairs.texts, shape[-1], clip_tokens=shape[1] if len(shape) == 3 else 0, features=features,
-            model_id=model_id, encoder=encoder, encoder_hash=encoder_hash,
-        ).to(processes.device)  # fmt: skip
+        clip_tokens = shape[1] if len(shape) == 3 else 0
+        names = {"features": features, "model_id": model_id, "encoder": encoder, "encoder_hash": encoder_hash}
+        if start_folder is None:
+            captioner = build_captioner(config, train_pairs.texts, shape[-1], clip_tokens=clip_tokens, **names)
+        else:
+            captioner = go_on_from(start_folder, config, shape[-1], clip_tokens=clip_tokens, **names)
+        captioner.to(processes.device)
         if processes.rank:
             torch.manual_seed(config.seed + 1_000_003 * processes.rank)  # dropout and noise of its own
         tokenise = partial(
@@ -121,7 +128,8 @@ def train(
         checkpoints = Checkpoints(resume_folder, key)
         validate = _validation(captioner, val, val_pairs, config)
         run = Run(captioner, phases, config, processes, checkpoints, validate, on_step)
-        with standardized(captioner, examples.embeddings) if config.standardize else nullcontext():
+        is_warm = start_folder is not None
+        with standardized(captioner, examples.embeddings, is_warm) if config.standardize else nullcontext():
             best = run.run()
 
     result = TrainingResult(
