@@ -10,15 +10,18 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
+from clipcap.metrics.words import Vocabulary
 from clipcap.resources import resource
 
-_NGRAMS = ("01_candidate_ngrams", "02_reference_ngrams")
-_BLEU = ("03_bleu_counts", "04_bleu_per_image", "05_bleu_corpus")
-_CIDER = ("06_cider_per_image", "07_cider_corpus")
+NGRAMS = ("01_candidate_ngrams", "02_reference_ngrams", "03_matches")
+BLEU = ("04_bleu_counts", "05_bleu_per_image", "06_bleu_corpus")
+CIDER = ("07_common_ngrams", "08_cider_per_image", "09_cider_corpus")
+"""The statements, in the order in which they run."""
 
-# One thread sums in one order, so equal inputs give equal bits; the work is too small to gain from more.
+# The work is too small to gain from more; it would change no bit.
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {"threads": 1}
 
 Value = tuple[float, dict[str, float]]
@@ -46,7 +49,7 @@ class NgramMetrics(dict[str, Value]):
 
 
 @lru_cache
-def _statement(name: str) -> str:
+def statement(name: str) -> str:
     return (resource("sql") / "metrics" / f"{name}.sql").read_text(encoding="utf-8")
 
 
@@ -72,55 +75,46 @@ def ngram_metrics(
     values = NgramMetrics()
     # A connection for each call: connections must not be shared between threads, and nothing is left behind.
     with duckdb.connect(":memory:", config=_SETTINGS) as connection:
-        connection.register("candidates", _candidate_table(candidates))
-        connection.register("references", _reference_table(candidates, references))
-        for name in _NGRAMS + _BLEU * bleu + _CIDER * cider:
-            connection.execute(_statement(name))
+        for name, table in _numbered(candidates, references).items():
+            connection.register(name, table)
+        for name in NGRAMS + BLEU * bleu + CIDER * cider:
+            connection.execute(statement(name))
         if bleu:
-            per_image: dict[int, dict[str, float]] = {n: {} for n in range(1, 5)}
-            for key, n, value in connection.execute("select key, n, value from bleu_per_image").fetchall():
-                per_image[n][key] = value
-            values.counts = _counts(connection, candidates)
-            for n, value in connection.execute("select n, value from bleu_corpus order by n").fetchall():
-                values[f"bleu_{n}"] = value, {key: per_image[n][key] for key in candidates}
+            corpus, per_image = (
+                connection.sql(f"select bleu_1, bleu_2, bleu_3, bleu_4 from {table}").to_arrow_table()
+                for table in ("bleu_corpus", "(from bleu_per_image order by image)")
+            )
+            for name in corpus.column_names:
+                values[name] = corpus[name][0].as_py(), _by_key(candidates, per_image[name])
+            counts = connection.sql("select * exclude (image) from bleu_counts order by image").to_arrow_table()
+            keys = pa.array(candidates, pa.string())
+            values.counts = counts.add_column(0, "key", keys).cast(COUNTS_SCHEMA)
         if cider:
-            scored = dict(connection.execute("select key, value from cider_per_image").fetchall())
-            mean = connection.execute("select value from cider_corpus").fetchall()[0][0]
-            values["cider"] = mean, {key: scored[key] for key in candidates}
+            mean = connection.sql("select value from cider_corpus").to_arrow_table()["value"][0].as_py()
+            each = connection.sql("select value from cider_per_image order by image").to_arrow_table()["value"]
+            values["cider"] = mean, _by_key(candidates, each)
     return values
 
 
-def _counts(connection: duckdb.DuckDBPyConnection, candidates: Mapping[str, str]) -> pa.Table:
-    columns = ", ".join(
-        f"max({name}) filter (n = {n}) as {name}_{n}" for name in ("correct", "guessed") for n in range(1, 5)
-    )
-    rows = connection.sql(
-        f"""
-        select key, {columns}, any_value(candidate_length) as candidate_length,
-            any_value(reference_length) as reference_length
-        from bleu_counts group by key
-        """
-    ).to_arrow_table()
-    place = {key: index for index, key in enumerate(rows["key"].to_pylist())}
-    return rows.take([place[key] for key in candidates]).cast(COUNTS_SCHEMA)
+def _by_key(candidates: Mapping[str, str], column: pa.ChunkedArray) -> dict[str, float]:
+    return dict(zip(candidates, column.to_pylist(), strict=True))
 
 
-def _candidate_table(candidates: Mapping[str, str]) -> pa.Table:
-    return pa.table(
-        {
-            "key": pa.array(candidates, pa.string()),
-            "tokens": pa.array([caption.split() for caption in candidates.values()], pa.list_(pa.string())),
-        }
-    )
-
-
-def _reference_table(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> pa.Table:
-    rows = [(key, ordinal, text.split()) for key in candidates for ordinal, text in enumerate(references[key])]
-    keys, ordinals, tokens = zip(*rows, strict=True)
-    return pa.table(
-        {
-            "key": pa.array(keys, pa.string()),
-            "ordinal": pa.array(ordinals, pa.int32()),
-            "tokens": pa.array(tokens, pa.list_(pa.string())),
-        }
-    )
+def _numbered(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, pa.Table]:
+    """The tables that the statements begin with."""
+    texts = [text for key in candidates for text in references[key]]
+    counts = np.array([len(references[key]) for key in candidates])
+    images = np.arange(len(candidates), dtype=np.int32)
+    vocabulary = Vocabulary()
+    return {
+        "candidates": pa.table(
+            {"image": images, "words": vocabulary.words(pa.array(candidates.values(), pa.string()))}
+        ),
+        "references": pa.table(
+            {
+                "image": images.repeat(counts),
+                "text": np.arange(len(texts), dtype=np.int32),
+                "words": vocabulary.words(pa.array(texts, pa.string())),
+            }
+        ),
+    }

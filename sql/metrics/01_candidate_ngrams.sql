@@ -1,14 +1,40 @@
 -- Grain: one row for each image, order n (1 to 4) and distinct n-gram of the image's candidate; count is how often.
 --
--- All files of this folder run one after the other, by hand too, on two tables that come first:
---   create table candidates   (key varchar, tokens varchar[]);                   -- one row for each image
---   create table "references" (key varchar, ordinal integer, tokens varchar[]);  -- one row for each reference caption
--- Each file makes the temporary table it is named after. No token holds a space, so joining by spaces is one to one.
+-- The files from here on run one after the other, by hand too, on two tables that come first (tables/numbered.sql makes
+-- them of captions with keys):
+--   create table candidates   (image integer, words integer[]);                -- one row for each image
+--   create table "references" (image integer, text integer, words integer[]);  -- one row for each reference caption
+-- Words are numbers from 1 on, equal ones for equal words; text is another number for each reference. Each file makes
+-- the temporary table it is named after.
+--
+-- An n-gram is the numbers of its words, 31 bits each, in one hugeint: nothing is hashed, so nothing collides. Sums
+-- run over whole numbers or decimals, which are exact: neither the order of rows nor the number of threads changes a
+-- bit of any value.
 create or replace temp table candidate_ngrams as
-with places as (
-    select key, tokens, n, unnest(range(1, len(tokens) - n + 2)) as place
-    from candidates, range(1, 5) as orders (n)
+with places as (  -- every word with the three after it, null beyond the end
+    select
+        image,
+        unnest(words)::hugeint as first,
+        unnest(words[2:]) as second,
+        unnest(words[3:]) as third,
+        unnest(words[4:]) as fourth
+    from candidates
 )
-select key, n, array_to_string(tokens[place : place + n - 1], ' ') as ngram, count(*) as count
+select image, 1::tinyint as n, first as ngram, count(*) as count
 from places
+group by all
+union all
+select image, 2, first << 31 | second, count(*)
+from places
+where second is not null
+group by all
+union all
+select image, 3, (first << 31 | second) << 31 | third, count(*)
+from places
+where third is not null
+group by all
+union all
+select image, 4, ((first << 31 | second) << 31 | third) << 31 | fourth, count(*)
+from places
+where fourth is not null
 group by all;

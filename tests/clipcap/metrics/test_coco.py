@@ -11,7 +11,7 @@ from itertools import combinations
 import duckdb
 import pytest
 
-from clipcap.metrics.coco import ngram_metrics
+from clipcap.metrics.coco import BLEU, CIDER, NGRAMS, ngram_metrics
 from clipcap.metrics.rouge import longest_common_subsequence, rouge_l
 from clipcap.resources import resource
 
@@ -121,20 +121,23 @@ def test_equal_inputs_give_equal_bits_in_any_thread():
 
 
 def test_the_statements_run_by_hand_as_their_comments_say():
+    files = sorted((resource("sql") / "metrics").glob("[0-9]*.sql"))
+    assert [file.stem for file in files] == list(NGRAMS + BLEU + CIDER)
     with duckdb.connect() as connection:
-        connection.execute("create table candidates (key varchar, tokens varchar[])")
-        connection.execute('create table "references" (key varchar, ordinal integer, tokens varchar[])')
-        connection.execute("insert into candidates values ('1', ['a', 'b']), ('2', [])")
-        connection.execute("""insert into "references" values ('1', 0, ['a', 'b']), ('1', 1, ['c']), ('2', 0, ['d'])""")
-        files = sorted((resource("sql") / "metrics").glob("*.sql"))
-        assert files
+        connection.execute("create table candidates (image integer, words integer[])")
+        connection.execute('create table "references" (image integer, text integer, words integer[])')
+        connection.execute("insert into candidates values (0, [1, 2]), (1, [])")
+        connection.execute("""insert into "references" values (0, 0, [1, 2]), (0, 1, [3]), (1, 2, [1])""")
         for file in files:
             text = file.read_text()
             assert text.startswith("-- Grain: one row")
             connection.execute(text)
             table = file.stem.partition("_")[2]
             assert connection.execute(f"select count(*) from {table}").fetchone()[0] > 0
-        assert connection.execute("select count(*) from bleu_per_image").fetchone() == (8,)
+        assert connection.execute(
+            "select count(*), sum(guessed_1) from bleu_per_image natural join bleu_counts"
+        ).fetchone() == (2, 2)
+        assert connection.execute("select count(*) from reference_ngrams").fetchone() == (5,)
 
 
 def test_rouge_takes_the_best_precision_and_recall_apart():
