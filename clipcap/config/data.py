@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from clipcap.config.base import Name, Positive, Precision, Section, Share
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+HostName = Annotated[str, Field(pattern=r"^([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$")]
+
 
 class DatasetConfig(Section):
     name: Name = "images"
@@ -25,7 +28,7 @@ class ServeConfig(Section):
 
     folder: str = ""
     """The folder that is served; relative to the config. Empty: no server (the sample serves its own scenes)."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 8765
+    port: Port = 8765
     """Part of the URLs, so it must not change between runs; where it is taken another port is mapped onto it."""
 
 
@@ -62,8 +65,28 @@ class DownloadConfig(Section):
     """Shards downloaded at the same time."""
     timeout_s: Positive = 10
     """Seconds for one socket operation."""
+    deadline_s: Positive = 60
+    """Seconds for one URL in all: its redirects, its retries, and the waiting that its server asks for."""
     retries: Annotated[int, Field(ge=0)] = 2
-    """Times that a URL is asked again."""
+    """Times that a URL is asked again where that may help; a 404 is final."""
+    redirects: Annotated[int, Field(ge=0)] = 5
+    """Redirects that are followed, each checked like the URL itself."""
+    ports: tuple[Port, ...] = (80, 443, 8080, 8443)
+    """Ports that URLs may name."""
+    allow_hosts: tuple[HostName, ...] = ()
+    """Hosts of a private network that lists may name all the same: "images.lan", "10.0.0.5:9000"."""
+    host_connections: Positive = 8
+    """Connections to one host at a time."""
+    host_rate: Annotated[float, Field(ge=0)] = 30.0
+    """Requests to one host in a second; 0 is no limit."""
+    user_agent: Annotated[str, Field(pattern=r"^[A-Za-z][!-~]*( [ -~]+)?$")] = "clipcap"
+    """What servers are told; its first word, up to a slash, is what robots.txt is searched for."""
+    robots: bool = True
+    """Ask no host for what its robots.txt forbids."""
+    opt_out_headers: bool = True
+    """Keep no image whose headers forbid it (X-Robots-Tag: noai and the like, TDM-Reservation: 1)."""
+    max_image_bytes: Positive = 32 * 2**20
+    """Larger images are filtered, whatever their headers said."""
     distributor: Literal["multiprocessing", "ray", "pyspark"] = "multiprocessing"
     """img2dataset's own: over processes here, or over a Ray or Spark cluster (extras "ray" and "spark")."""
     processes: Positive = 1
@@ -72,6 +95,13 @@ class DownloadConfig(Section):
     """Images with a shorter edge (pixels) are filtered."""
     max_image_pixels: Positive = 178_956_970
     """Images with more pixels by their header are filtered before anything decodes them."""
+
+    def decides(self) -> list[object]:
+        """What the rows that are kept depend on, for cache keys; how fast they come is none of it."""
+        return [
+            self.min_image_size, self.max_image_pixels, self.max_image_bytes, self.redirects, sorted(self.ports),
+            sorted(self.allow_hosts), self.robots, self.opt_out_headers,
+        ]  # fmt: skip
 
 
 class EmbedConfig(Section):

@@ -1,4 +1,4 @@
-"""Downloading one shard: img2dataset fetches, its own statistics are believed, never its exit code."""
+"""Downloading one shard: img2dataset fetches through the guard; its statistics are believed, never its exit code."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.config import DownloadConfig
 from clipcap.dataset.extract import extract
+from clipcap.dataset.guard.policy import Policy
 from clipcap.dataset.land import ShardJob
 from clipcap.dataset.shards import Fetched, pack_shard
 from clipcap.errors import ConfigError, TransientError
@@ -24,14 +24,15 @@ from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import write_ledger
 from clipcap.storage.manifest import Entry, Recorder, digest
 
-VERSION = 1
+VERSION = 2
+SCHEME = "guard"  # of clipcap.dataset.guard.worker, which only img2dataset's processes import
 _FACTS = ["sample_key", "key", "status", "error_message", "sha256"]
 
 
-def download_key(lake: Lake, job: ShardJob, config: DownloadConfig) -> str:
+def download_key(lake: Lake, job: ShardJob, config: DownloadConfig, urls: pa.Table | None = None) -> str:
     """Cache key: the shard's rows and what decides which images are kept, not how fast they are fetched."""
-    rows = job.read(lake).select(["sample_key", "url", "captions", "split"]).to_pylist()
-    return digest([VERSION, rows, config.min_image_size, config.max_image_pixels])
+    rows = job.read(lake, urls).select(["sample_key", "url", "captions", "split"]).to_pylist()
+    return digest([VERSION, rows, config.decides()])
 
 
 def download_shard(
@@ -77,8 +78,9 @@ def download_shard(
 
 def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mapping[str, str]) -> dict[str, Fetched]:
     """Runs img2dataset on the rows; what it says of each, by sample_key."""
-    urls = [_mapped(url, host_map) for url in rows["url"].to_pylist()]
-    todo = folder / "urls.parquet"
+    urls = [f"{SCHEME}:{url}" for url in rows["url"].to_pylist()]
+    todo, policy = folder / "urls.parquet", folder / "policy.json"
+    policy.write_text(Policy.of(config, host_map).dumps(), encoding="utf-8")
     pq.write_table(pa.table({"sample_key": rows["sample_key"], "url": urls}), todo)
     options = {
         "url_list": todo,
@@ -91,8 +93,9 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
         "processes_count": config.processes,
         "distributor": config.distributor,
         "thread_count": config.threads,
-        "timeout": config.timeout_s,
-        "retries": config.retries,
+        "policy": policy,
+        "retries": 0,  # the guard asks again, and only where that may help
+        "disallowed_header_directives": "[]",  # the guard obeys them, before it reads a body
         "disable_all_reencoding": True,
         "extract_exif": False,
         "compute_hash": "sha256",
@@ -100,7 +103,7 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
         "enable_wandb": False,
     }
     # A process of its own: img2dataset calls signal.signal, which only a main thread may.
-    command = [sys.executable, "-c", "import img2dataset; img2dataset.main()"]
+    command = [sys.executable, "-c", "from clipcap.dataset.guard.worker import main; main()"]
     command += [f"--{name}={value}" for name, value in options.items()]
     environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1", "OMP_NUM_THREADS": "1"}
     environment.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -110,9 +113,8 @@ def _fetch(rows: pa.Table, folder: Path, config: DownloadConfig, host_map: Mappi
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
         )
-        slowest_s = config.timeout_s * (config.retries + 1) * (1 + rows.num_rows / config.threads)
         try:
-            process.wait(timeout=120 + slowest_s)
+            process.wait(timeout=120 + _slowest_s(rows.num_rows, config))
         except subprocess.TimeoutExpired as error:
             raise TransientError(f"img2dataset was stopped after {error.timeout:.0f} s without an end") from None
         finally:
@@ -134,9 +136,11 @@ def _must_have(distributor: str) -> None:
         )
 
 
-def _mapped(url: str, host_map: Mapping[str, str]) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=host_map[parts.netloc]).geturl() if parts.netloc in host_map else url
+def _slowest_s(rows: int, config: DownloadConfig) -> float:
+    """Seconds after which not even the slowest servers are an excuse: each URL at its deadline, all on one host."""
+    shares = config.processes * config.parallel_shards
+    side_by_side = min(config.threads, max(config.host_connections // shares, 1))
+    return config.deadline_s * (2 + rows / side_by_side) + (rows * shares / config.host_rate if config.host_rate else 0)
 
 
 def _read_results(folder: Path, expected: int, log: Path) -> dict[str, Fetched]:

@@ -42,7 +42,7 @@ def serve_folder(folder: Path, port: int) -> Iterator[dict[str, str]]:
         port: the preferred port; another one is taken where it is in use.
 
     Yields:
-        {} where the preferred port was free, else {"127.0.0.1:<port>": "127.0.0.1:<port in use>"}.
+        {"127.0.0.1:<port>": "127.0.0.1:<port in use>"}: the only address of this machine that the guard lets through.
 
     Raises:
         SourceError: there is no such folder.
@@ -97,7 +97,7 @@ def _serve(handler: type[BaseHTTPRequestHandler], port: int) -> Iterator[dict[st
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True, name="clipcap-serve")
     thread.start()
     try:
-        yield {} if server.server_port == port else {f"{_HOST}:{port}": f"{_HOST}:{server.server_port}"}
+        yield {f"{_HOST}:{port}": f"{_HOST}:{server.server_port}"}
     finally:
         server.shutdown()
         server.server_close()

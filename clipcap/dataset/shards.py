@@ -132,9 +132,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _judge(result: Fetched, data: bytes, config: DownloadConfig) -> tuple[str, str, dict[str, Any]]:
     if not result.is_ok:
-        if "X-Robots-Tag" in result.error:
-            return "opted_out", "the server's X-Robots-Tag header forbids this use", {}
-        return "failed", f"not downloaded: {result.error}", {}
+        return _why_not_fetched(result.error)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is checked right below
@@ -150,6 +148,19 @@ def _judge(result: Fetched, data: bytes, config: DownloadConfig) -> tuple[str, s
     if width * height > config.max_image_pixels:
         return "filtered", f"{width} x {height} pixels, above the maximum of {config.max_image_pixels}", {}
     return "ok", "", {"width": width, "height": height, "format": "jpg" if name == "jpeg" else name}
+
+
+def _why_not_fetched(error: str) -> tuple[str, str, dict[str, Any]]:
+    """From the guard's words (clipcap.dataset.guard.errors)."""
+    kind, _, reason = error.partition(": ")
+    if kind == "opted out":
+        return "opted_out", reason, {}
+    if kind == "filtered":
+        return "filtered", reason, {}
+    if kind == "refused":
+        return "failed", error, {}
+    may_heal = ", may heal" if kind == "may heal" else ""
+    return "failed", f"not downloaded{may_heal}: {reason if may_heal else error}", {}
 
 
 def read_shard(tar: Path, table: Path) -> tuple[list[dict[str, Any]], Iterator[bytes]]:

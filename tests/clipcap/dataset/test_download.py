@@ -177,11 +177,15 @@ class TestKey:
         assert self.key(lake, self.ROWS[:2]) != key
         assert self.key(lake, self.ROWS, min_image_size=33) != key
         assert self.key(lake, self.ROWS, max_image_pixels=99) != key
+        for name, value in (("max_image_bytes", 9), ("robots", False), ("ports", (80,)), ("allow_hosts", ("a",))):
+            assert self.key(lake, self.ROWS, **{name: value}) != key, name
 
     def test_speed_does_not(self, tmp_path: Path):
         lake = Lake(tmp_path)
         key = self.key(lake, self.ROWS)
         assert self.key(lake, self.ROWS, threads=99, timeout_s=99, retries=9, parallel_shards=9) == key
+        assert self.key(lake, self.ROWS, deadline_s=9, host_rate=0, host_connections=1, user_agent="x") == key
+        assert self.key(lake, self.ROWS, ports=(8443, 8080, 443, 80)) == key
 
 
 class TestUnfinished:

@@ -115,7 +115,10 @@ def test_the_order_of_downloading_leaves_no_trace(tmp_path: Path):
     ("data", "error", "status", "reason"),
     [
         (b"", "HTTP Error 404: Not Found", "failed", "not downloaded: HTTP Error 404: Not Found"),
-        (b"", "Use of image disallowed by X-Robots-Tag directive", "opted_out", "X-Robots-Tag"),
+        (b"", "may heal: no answer within 5 s", "failed", "not downloaded, may heal: no answer within 5 s"),
+        (b"", "refused: private address 10.0.0.5", "failed", "refused: private address 10.0.0.5"),
+        (b"", "filtered: 9 bytes, above the maximum of 8", "filtered", "9 bytes, above the maximum of 8"),
+        (b"", "opted out: the server's X-Robots-Tag header forbids it", "opted_out", "the server's X-Robots-Tag"),
         (b"<html>Gone</html>", "", "failed", "not an image that Pillow knows: .*it begins with b'<html>Gone</html"),
         (b"", "", "failed", "not an image that Pillow knows: it is empty"),
         (b"\xff\xd8\xff", "", "failed", "not an image that Pillow knows"),
@@ -125,7 +128,8 @@ def test_the_order_of_downloading_leaves_no_trace(tmp_path: Path):
         (picture((100, 100)), "", "ok", ""),
         (picture()[:-4], "", "ok", ""),  # the header is whole; embedding finds out
     ],
-    ids=["404", "opted out", "html", "empty", "cut header", "narrow", "just wide enough", "huge", "just fits", "cut"],
+    ids=["404", "timeout", "refused", "long", "opted out", "html", "empty", "cut header", "narrow", "just wide enough",
+         "huge", "just fits", "cut"],
 )  # fmt: skip
 def test_each_row_gets_a_status_and_a_reason(raw: Raw, data: bytes, error: str, status: str, reason: str):
     raw.add(0, data, error=error)
