@@ -1,91 +1,103 @@
-"""The training curve as coordinates; the template draws them."""
+"""The training log as charts: loss, reward, and CIDEr on the validation images."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-WIDTH, HEIGHT = 1040, 340
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 18, 44
+from clipcap.report.charts import Chart, Line, Point, line_chart
+
 MOST_POINTS = 240
+"""Of a line; a longer one is averaged."""
+MOST_ROWS = 40
+"""Of a chart's table."""
+_NUMBERS = ("step", "loss", "val_loss", "val_cider")
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Coordinates in a drawing of WIDTH x HEIGHT."""
+def training_charts(log: Path) -> list[Chart]:
+    """Reads ``training.jsonl`` (phase, step, epoch, loss, val_loss, val_cider); what cannot be read is skipped.
 
-    train: list[tuple[float, float]]
-    val: list[tuple[float, float]]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    best: tuple[float, float, str] | None
-    """The lowest validation loss: where it is drawn, and its value."""
-    last_step: int
-
-
-def training_curve(log: Path) -> Curve | None:
-    """Reads ``training.jsonl`` (step, epoch, loss, val_loss); lines that cannot be read are skipped.
+    Steps of a later phase follow those of the one before. The reward phase has its own chart: its loss is a negative
+    reward, on another scale.
 
     Returns:
-        None where there are fewer than two losses to draw.
+        A chart for each thing that was measured at least twice.
     """
-    train, val = _read(log)
-    if len(train) + len(val) < 2:
-        return None
-    train = _averaged(train)
-    steps = [step for step, _ in train + val]
-    losses = [loss for _, loss in train + val]
-    x_ticks, y_ticks = _nice(0, max(steps), 6, whole=True), _nice(min(losses), max(losses), 5)
-    low, high = min(y_ticks[0], min(losses)), max(y_ticks[-1], max(losses))
+    rows = _read(log)
+    learned = [row for row in rows if row["phase"] != "reward"]
+    rewarded = [row | {"reward": -row["loss"]} for row in rows if row["phase"] == "reward" and "loss" in row]
+    charts = []
+    if sum(len(_points(learned, name)) for name in ("loss", "val_loss")) > 1:
+        charts.append(_loss(learned))
+    if len(points := _points(rewarded, "reward")) > 1:
+        told = f"Mean reward from {points[0][1]:.3f} to {points[-1][1]:.3f}"
+        lines, rows_shown = [Line("reward", averaged(points))], _table(rewarded, ("reward",))
+        charts.append(line_chart("Reward", told, "step", lines, header=["step", "reward"], rows=rows_shown))
+    if len(points := _points(rows, "val_cider")) > 1:
+        best = max(points, key=lambda point: point[1])
+        told = f"CIDEr from {points[0][1]:.3f} to {points[-1][1]:.3f}, at best {best[1]:.3f}"
+        lines, rows_shown = [Line("greedy captions", points, has_dots=len(points) <= 40)], _table(rows, ("val_cider",))
+        title, header = "CIDEr on validation images", ["step", "CIDEr"]
+        charts.append(line_chart(title, told, "step", lines, header=header, rows=rows_shown, mark=best))
+    return charts
 
-    def x(step: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * step / max(max(steps), 1), 1)
 
-    def y(loss: float) -> float:
-        return round(TOP + (HEIGHT - TOP - BOTTOM) * (high - loss) / ((high - low) or 1), 1)
-
+def _loss(rows: list[dict[str, Any]]) -> Chart:
+    train, val = _points(rows, "loss"), _points(rows, "val_loss")
     lowest = min(val, key=lambda point: point[1], default=None)
-    return Curve(
-        train=[(x(step), y(loss)) for step, loss in train],
-        val=[(x(step), y(loss)) for step, loss in val],
-        x_ticks=[(x(step), f"{step:,.0f}") for step in x_ticks if step <= max(steps)],
-        y_ticks=[(y(loss), f"{loss:.3g}") for loss in y_ticks],
-        best=(x(lowest[0]), y(lowest[1]), f"{lowest[1]:.3f}") if lowest else None,
-        last_step=int(max(steps)),
-    )
+    lines = [Line("training", averaged(train), "other")] if train else []
+    lines += [Line("validation", val, has_dots=len(val) <= 40)] if val else []
+    told = [f"{name} loss from {points[0][1]:.3f} to {points[-1][1]:.3f}"
+            for name, points in (("training", train), ("validation", val)) if points]  # fmt: skip
+    summary = "; ".join(told) + (f"; lowest validation loss {lowest[1]:.3f}" if lowest else "")
+    return line_chart(
+        "Loss", summary, "step", lines, header=["step", "training loss", "validation loss"],
+        rows=_table(rows, ("loss", "val_loss")), mark=lowest,
+    )  # fmt: skip
 
 
-def _read(log: Path) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    points: dict[str, list[tuple[float, float]]] = {"loss": [], "val_loss": []}
+def _read(log: Path) -> list[dict[str, Any]]:
+    """Lines with a step, their finite numbers, their phase, and the step counted through all phases."""
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return [], []
+    except (OSError, UnicodeDecodeError):
+        return []
+    rows: list[dict[str, Any]] = []
+    phase, before = "", 0.0
     for line in lines:
         try:
-            row = json.loads(line)
-            for name, found in points.items():
-                if row.get(name) is not None and math.isfinite(row[name]):
-                    found.append((float(row["step"]), float(row[name])))
+            found = json.loads(line)
+            row = {name: float(found[name]) for name in _NUMBERS if found.get(name) is not None}
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
-    return points["loss"], points["val_loss"]
+        row = {name: number for name, number in row.items() if math.isfinite(number)}
+        if "step" not in row:
+            continue
+        if rows and found.get("phase", "") != phase:
+            before = rows[-1]["step"]
+        phase = found.get("phase", "")
+        rows.append(row | {"phase": phase, "step": row["step"] + before})
+    return rows
 
 
-def _averaged(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _points(rows: list[dict[str, Any]], name: str) -> list[Point]:
+    return [(row["step"], row[name]) for row in rows if name in row]
+
+
+def _table(rows: list[dict[str, Any]], names: tuple[str, ...]) -> list[list[str]]:
+    """Rows in which the last of the names stands, evenly thinned; all rows where it never does."""
+    found = [row for row in rows if names[-1] in row] or rows
+    every = math.ceil(len(found) / MOST_ROWS) or 1
+    return [
+        [f"{row['step']:,.0f}", *(f"{row[name]:.4f}" if name in row else "–" for name in names)]
+        for row in found[::-1][::every][::-1]
+    ]
+
+
+def averaged(points: list[Point]) -> list[Point]:
     """Means of equal runs of points, so that a long log stays a small drawing."""
     size = math.ceil(len(points) / MOST_POINTS)
     groups = [points[start : start + size] for start in range(0, len(points), size)] if points else []
-    return [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]
-
-
-def _nice(low: float, high: float, count: int, whole: bool = False) -> list[float]:
-    """Round numbers (1, 2 or 5 times a power of ten apart) from below ``low`` to above ``high``."""
-    span = (high - low) or 1.0
-    power = 10 ** math.floor(math.log10(span / count))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power * count >= span * 0.999)
-    step = max(step, 1.0) if whole else step
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [number * step for number in range(first, last + 1)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

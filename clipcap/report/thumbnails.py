@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import tarfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
 from clipcap.storage.lake import Lake
 
-EDGE = 160
-"""Longest edge in pixels."""
-QUALITY = 80
+SIZES = ((480, 78), (400, 72), (320, 68), (256, 60), (160, 50))
+"""Longest edge in pixels and quality, from the best: a picture takes the first that fits its share."""
+ALL_BYTES = 8_000_000
+"""Of all pictures of a report as text, so that it can be mailed."""
 
 
 @dataclass(frozen=True)
@@ -42,36 +45,48 @@ def thumbnails(lake: Lake, members: Iterable[tuple[str | None, str]]) -> dict[tu
     wanted: dict[str | None, set[str]] = defaultdict(set)
     for tar, member in members:
         wanted[tar].add(member)
-    found: dict[tuple[str | None, str], Thumbnail] = {}
-    for tar, names in wanted.items():
-        images = _read(lake, tar, names)
-        for name in names:
-            data = images.get(name)
-            found[tar, name] = shrink(data) if data is not None else Thumbnail(problem="the image is gone")
-    return found
+    share = ALL_BYTES * 3 // 4 // max(sum(map(len, wanted.values())), 1)  # base64 makes four bytes of three
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow and zlib let go of the interpreter
+        found = pool.map(lambda tar: _shrink_all(lake, tar, wanted[tar], share), wanted)
+        return {(tar, name): picture for tar, names in zip(wanted, found, strict=True) for name, picture in names}
 
 
-def shrink(data: bytes) -> Thumbnail:
-    """One image's bytes as a small JPEG; upright, opaque, pixels only."""
+def _shrink_all(lake: Lake, tar: str | None, names: set[str], share: int) -> list[tuple[str, Thumbnail]]:
+    images = _read(lake, tar, names)
+    gone = Thumbnail(problem="no image in the lake" if tar is None else "the image is gone")
+    return [(name, shrink(images[name], share) if name in images else gone) for name in names]
+
+
+def shrink(data: bytes, most_bytes: int = ALL_BYTES) -> Thumbnail:
+    """One image's bytes as a small WebP; upright, opaque, pixels only."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:
-                image.draft("RGB", (2 * EDGE, 2 * EDGE))
+                image.draft("RGB", (SIZES[0][0], SIZES[0][0]))
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
                     upright = upright.convert("RGBA")
                     upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-                upright = upright.convert("RGB")
-                upright.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
-                pixels = Image.new("RGB", upright.size)
-                pixels.paste(upright)  # a new image has no EXIF, no comment, no profile
-        stream = io.BytesIO()
-        pixels.save(stream, "JPEG", quality=QUALITY, optimize=True)
+                pixels = _pixels(upright.convert("RGB"))
+        for edge, quality in SIZES:
+            pixels.thumbnail((edge, edge), Image.Resampling.LANCZOS)
+            stream = io.BytesIO()
+            pixels.save(stream, "WEBP", quality=quality, method=3)
+            if stream.tell() <= most_bytes:
+                break
     except Exception as error:  # Pillow raises many kinds; a report is not worth failing for a picture
         return Thumbnail(problem=f"cannot be decoded ({type(error).__name__})")
     text = base64.b64encode(stream.getvalue()).decode("ascii")
-    return Thumbnail(f"data:image/jpeg;base64,{text}", pixels.width, pixels.height)
+    return Thumbnail(f"data:image/webp;base64,{text}", pixels.width, pixels.height)
+
+
+def _pixels(image: Image.Image) -> Image.Image:
+    """A copy without EXIF, comment or profile."""
+    image.thumbnail((SIZES[0][0], SIZES[0][0]), Image.Resampling.LANCZOS)
+    pixels = Image.new("RGB", image.size)
+    pixels.paste(image)
+    return pixels
 
 
 def _read(lake: Lake, tar: str | None, names: set[str]) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
--- one row per image and group of the contact sheet: the best, the worst, and a random sample of the run $run_id
--- Scored images come before others. At most $extreme rows are the best, as many the worst (none is both), and $images
--- the sample.
+-- one row per image of the contact sheet of the run $run_id, with its rank in each group that it belongs to
+-- Groups: `random` of all (scored images first), `best` and `worst` by $metric ('' for none), `changed` by the share of words
+-- that the captions of $model_id and of $baseline_id do not have in common. At most $extreme images are the best, as many the
+-- worst (none is both), at most $changed the most changed; the random sample takes what is left of $images.
 with written as (
     select caption.*
     from source_run_entries as link
@@ -9,50 +10,88 @@ with written as (
     where link.run_id = $run_id and caption.model_id = $model_id and caption.caption <> ''
 ),
 scored as (
-    select per_image.sample_key, max(per_image.value) as cider
+    select per_image.sample_key, max(per_image.value) as score
     from source_run_entries as link
     join source_files as file using (entry_id)
     join source_per_image as per_image on per_image.file = file.path
-    where link.run_id = $run_id and per_image.model_id = $model_id and per_image.metric = 'cider'
+    where link.run_id = $run_id and per_image.model_id = $model_id and per_image.metric = $metric
     group by per_image.sample_key
 ),
-cards as (
+before as (
+    select distinct on (sample_key) sample_key, caption, clip_score, log_probability, run_id
+    from source_captions
+    where model_id = $baseline_id and caption <> ''
+    order by created_at desc
+),
+compared as (
     select
-        written.sample_key,
-        written.caption,
-        scored.cider,
-        image.captions as reference_captions,
-        image.image_url,
-        image.member,
-        image.split,
-        written.shard_id,
-        least($extreme, count(scored.cider) over () // 2) as extreme,
-        row_number() over (
-            order by scored.cider is null, md5(written.sample_key || ' ' || $seed::varchar), written.sample_key
-        ) as random_rank,
-        if(scored.cider is null, null, row_number() over (order by scored.cider desc nulls last, written.sample_key))
-            as best_rank,
-        if(scored.cider is null, null, row_number() over (order by scored.cider asc nulls last, written.sample_key))
-            as worst_rank
+        written.*,
+        before.caption as baseline_caption,
+        before.clip_score as baseline_clip_score,
+        before.log_probability as baseline_log_probability,
+        before.run_id as baseline_run_id,
+        if(isfinite(coalesce(scored.score, if($metric = 'clip_score', written.clip_score, null))),
+            coalesce(scored.score, if($metric = 'clip_score', written.clip_score, null)), null) as score,
+        list_distinct(regexp_extract_all(lower(written.caption), '[\p{L}\p{N}]+')) as words,
+        list_distinct(regexp_extract_all(lower(before.caption), '[\p{L}\p{N}]+')) as baseline_words
     from written
-    join source_shards as image using (sample_key)
+    left join before using (sample_key)
     left join scored using (sample_key)
 ),
+distances as (
+    select
+        * exclude (words, baseline_words),
+        if(baseline_caption is null, null,
+            1 - len(list_intersect(words, baseline_words))
+            / nullif(len(list_distinct(list_concat(words, baseline_words))), 0)) as change
+    from compared
+),
+ranked as (
+    select
+        *,
+        least($extreme, count(score) over () // 2) as extreme,
+        row_number() over (order by score is null, md5(sample_key || ' ' || $seed::varchar), sample_key) as random_rank,
+        row_number() over (order by score desc nulls last, sample_key) as best_rank,
+        row_number() over (order by score asc nulls last, sample_key) as worst_rank,
+        row_number() over (order by change desc nulls last, score is null, md5(sample_key), sample_key) as changed_rank
+    from distances
+),
 grouped as (
-    select 'sample' as part, random_rank as rank, * from cards where random_rank <= $images
-    union all
-    select 'best', best_rank, * from cards where best_rank <= extreme
-    union all
-    select 'worst', worst_rank, * from cards where worst_rank <= extreme
+    select
+        * exclude (random_rank, best_rank, worst_rank, changed_rank, extreme),
+        random_rank,
+        if(score is not null and best_rank <= extreme, best_rank, null) as best_rank,
+        if(score is not null and worst_rank <= extreme, worst_rank, null) as worst_rank,
+        if(change > 0 and changed_rank <= $changed, changed_rank, null) as changed_rank
+    from ranked
+),
+chosen as (
+    select *, count(*) filter (where coalesce(best_rank, worst_rank, changed_rank) is not null) over () as taken
+    from grouped
 ),
 shards as (
-    select distinct entry.shard_id, file.path
+    select distinct on (entry.shard_id) entry.shard_id, file.path
     from source_entries as entry
     join source_files as file using (entry_id)
     where file.kind = 'shard_tar'
 )
-select grouped.part, grouped.sample_key, grouped.caption, grouped.cider, grouped.reference_captions, grouped.image_url,
-    grouped.split, grouped.member, shards.path as tar
-from grouped
-left join shards using (shard_id)
-order by list_position(['sample', 'best', 'worst'], grouped.part), grouped.rank;
+select
+    chosen.* exclude (taken, random_rank, file),
+    if(chosen.random_rank <= $images - chosen.taken, chosen.random_rank, null) as random_rank,
+    image.captions as reference_captions,
+    image.image_url,
+    image.member,
+    image.split,
+    image.sha256,
+    image.width,
+    image.height,
+    image.format,
+    image.size_bytes,
+    shards.path as tar
+from chosen
+join source_shards as image using (sample_key)
+left join shards on shards.shard_id = chosen.shard_id
+where
+    chosen.random_rank <= $images - chosen.taken
+    or coalesce(chosen.best_rank, chosen.worst_rank, chosen.changed_rank) is not null
+order by chosen.random_rank;
