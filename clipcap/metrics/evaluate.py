@@ -14,7 +14,7 @@ from clipcap.metrics.corpus_sums import FROM_SUMS, meteor
 from clipcap.metrics.diversity import DIVERSITY
 from clipcap.metrics.java import JAVA_METRICS, check_java_metrics, meteor_statistics, spice
 from clipcap.metrics.ptb_tokenizer import tokenize
-from clipcap.metrics.rouge import rouge_l
+from clipcap.metrics.rouge import rouge_l_many
 
 DEFAULT = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 """What is reported when nothing is asked for."""
@@ -86,7 +86,8 @@ def score(
             values.update(found)
             counts = found.counts
         if "rouge_l" in metrics:
-            rouge = {key: rouge_l(caption, tokenized_references[key]) for key, caption in tokenized.items()}
+            found_rouge = rouge_l_many(list(tokenized.values()), [tokenized_references[key] for key in tokenized])
+            rouge = dict(zip(tokenized, found_rouge.tolist(), strict=True))
             values["rouge_l"] = sum(rouge.values()) / len(rouge), rouge
         if "meteor" in metrics:
             values["meteor"], counts = _meteor(tokenized, tokenized_references, counts)
