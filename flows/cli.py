@@ -10,18 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from clipcap import __version__
-from clipcap.errors import ClipCapError, ConfigError, DataError, ModelError
-from flows import cli_embeddings, cli_metrics, console
+from clipcap.errors import ClipCapError, ConfigError, ModelError
+from flows import cli_embeddings, cli_metrics, cli_models, cli_nights, cli_sql, console
 from flows.options import AsJson, DataDir, Debug, Limit, Set, open_lake, state
 
 app = typer.Typer(
     name="clipcap", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     help="Images in; captions, metrics and SQL out. Every command has an example under --help.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="The models of a lake. Example: clipcap models list")
-app.add_typer(models_app, name="models")
+app.add_typer(cli_nights.app)
 app.add_typer(cli_embeddings.app)
+app.add_typer(cli_sql.app)
 app.add_typer(cli_metrics.app)
+app.add_typer(cli_models.app)
 
 
 def _version(value: bool) -> None:
@@ -42,7 +43,8 @@ def run(
     config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.")],
     set_: Set = None,
     limit: Limit = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
+    dry_run: cli_nights.DryRun = False,
+    force: cli_nights.Force = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -68,7 +70,7 @@ def run(
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what libraries print (Ray does) is no part of the result
-            outcome = pipeline(config=config, overrides=set_ or [], data_dir=data_dir, limit=limit)
+            outcome = pipeline(config=config, overrides=set_ or [], data_dir=data_dir, limit=limit, force=force)
     except KeyboardInterrupt:
         typer.echo("stopped; what was finished is kept, and the same command goes on from there", err=True)
         raise typer.Exit(130) from None
@@ -79,52 +81,6 @@ def _lake_of(settings: Any, data_dir: str | None) -> Any:
     from clipcap.storage.lake import Lake, resolve_data_dir
 
     return Lake(resolve_data_dir(data_dir, settings.data_dir))
-
-
-@app.command()
-def land(
-    source: Annotated[
-        str,
-        typer.Argument(help="URLs (.parquet .csv .tsv .jsonl), a folder, a Karpathy or COCO .json, webdataset .tar."),
-    ],
-    dataset: Annotated[str, typer.Option("--dataset", help="Names the batch.")] = "images",
-    images: Annotated[str, typer.Option("--images", help="A .json: folder or base URL of its files.")] = "",
-    split: Annotated[str, typer.Option("--split", help="Of rows that name none: train, val or test.")] = "",
-    limit: Limit = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Register a batch; the nightly run captions it.
-
-    Example: clipcap land urls.csv --dataset holiday
-    """
-    state["debug"] = debug
-    from clipcap.config import parse_config
-    from clipcap.dataset.land import land as land_batch
-    from clipcap.dataset.land import read_landing
-    from clipcap.storage.manifest import EntryIndex, commit_generation
-    from clipcap.warehouse.catalog import ensure_catalog
-    from flows.events import emit
-
-    paths = {"source": source, "images": images}
-    anchored = {k: str(Path(v).resolve()) if v and "://" not in v else v for k, v in paths.items()}
-    settings = parse_config({"dataset": {"name": dataset, "default_split": split, **anchored}}, "clipcap land")
-    landing = read_landing(settings, limit)
-    lake = open_lake(data_dir, must_exist=False)
-    known = EntryIndex(lake).find(f"land/{landing.batch_id}", landing.content)
-    entry = known or land_batch(lake, landing)
-    commit_generation(lake, [entry])
-    if not lake.mirror:  # where it would first fetch every table of the lake, the next question or run makes it
-        ensure_catalog(lake)
-    facts = {"batch_id": landing.batch_id, "rows": entry.rows, "is_new": known is None}
-    emitted = emit("clipcap.batch.landed", landing.batch_id, {**facts, "dataset": dataset})
-    if as_json:
-        return console.print_json({**facts, "event_emitted": emitted})
-    counts = ", ".join(f"{count:,} {status}" for status, count in entry.rows.items())
-    typer.echo(f"{landing.batch_id}: {counts}{'' if known is None else ' (landed before)'} in {lake.address}")
-    if not emitted:
-        typer.echo("no event was emitted (no Prefect server was reached); the nightly run finds the batch", err=True)
 
 
 @app.command()
@@ -248,99 +204,6 @@ def export_weights(
     size = console.human_bytes(facts["size_bytes"])
     typer.echo(f"{out}: {facts['tensors']} tensors, {facts['parameters']:,} parameters, {size}")
     typer.echo(f"to have the same model back: {facts['import_command']}")
-
-
-@app.command()
-def sql(
-    statement: Annotated[str, typer.Argument(help="One SELECT.")] = "",
-    list_: Annotated[bool, typer.Option("--list", help="Every view with its comment.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated.")] = False,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Query the catalog, read-only.
-
-    Example: clipcap sql "select caption, image_url from latest_captions limit 5"
-    """
-    state["debug"] = debug
-    from clipcap.warehouse.queries import list_views, query
-
-    lake = open_lake(data_dir)
-    if list_ or not statement:
-        views = [{"view": v.name, "comment": v.comment, "columns": v.columns} for v in list_views(lake)]
-        columns = ["view", "comment"]
-        rows: list[dict[str, Any]] = views if as_json else [{k: v[k] for k in columns} for v in views]
-    else:
-        table = query(lake, statement)
-        rows, columns = table.to_pylist(), table.column_names
-    if as_json:
-        return console.print_json(rows)
-    return console.print_csv(rows, columns) if as_csv else console.print_table(rows, columns=columns)
-
-
-@app.command()
-def report(
-    run_id: Annotated[str, typer.Option("--run", help="A run id; the newest by default.")] = "",
-    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Build the HTML report of a run.
-
-    Example: clipcap report --open
-    """
-    state["debug"] = debug
-    from clipcap.config import ReportConfig
-    from clipcap.report.html import render_report
-    from clipcap.storage.manifest import read_current
-
-    lake = open_lake(data_dir)
-    runs = read_current(lake).runs
-    if not runs:
-        raise DataError(f"the lake {lake.address} has no published run yet: `clipcap run` makes one")
-    wanted = next((r for r in runs if r.run_id == run_id), None) if run_id else runs[-1]
-    if wanted is None:
-        raise DataError(f'there is no run {run_id!r}: `clipcap sql "select run_id from runs"` shows them')
-    path = render_report(lake, wanted.run_id, ReportConfig.model_validate(wanted.config.get("report", {})))
-    if open_:
-        typer.launch(path.as_uri())
-    return console.print_json({"run_id": wanted.run_id, "report": str(path)}) if as_json else typer.echo(str(path))
-
-
-@models_app.command("list")
-def models_list(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Every model with its facts and scores. Example: clipcap models list"""
-    state["debug"] = debug
-    from flows.results import models
-
-    rows = models(open_lake(data_dir))
-    if as_json:
-        return console.print_json(rows)
-    columns = ("model_id", "is_production", "mapper", "language_model", "best_val_loss", "bleu_4", "cider")
-    return console.print_table(rows, columns=columns)
-
-
-@models_app.command("show")
-def models_show(
-    model_id: Annotated[str, typer.Argument(help="As `clipcap models list` prints it.")],
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """All facts of one model. Example: clipcap models show sample-mlp-0a1b2c3d"""
-    state["debug"] = debug
-    from flows.results import models
-
-    rows = models(open_lake(data_dir))
-    found = [row for row in rows if row["model_id"] == model_id]
-    if not found:
-        known = ", ".join(row["model_id"] for row in rows) or "none yet"
-        raise ModelError(f"there is no model {model_id!r} in the lake; there are: {known}")
-    if as_json:
-        return console.print_json(found[0])
-    return console.print_table([{"fact": name, "value": value} for name, value in found[0].items()])
 
 
 def main() -> None:

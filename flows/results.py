@@ -32,9 +32,9 @@ def validate_inputs(config: Config, limit: int | None) -> None:
         find_language_model(config.train.language_model.name)
 
 
-def print_plan(plan: dict[str, Any]) -> None:
-    """The plan of ``--dry-run`` as a table."""
-    rows = [
+def stage_rows(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Stages of a plan, for a table."""
+    return [
         {
             "stage": stage["stage"],
             "cached": stage["shards_cached"],
@@ -43,14 +43,19 @@ def print_plan(plan: dict[str, Any]) -> None:
             "bytes": console.human_bytes(stage["estimated_bytes"]),
             "time": console.human_seconds(stage["estimated_s"]),
         }
-        for stage in plan["stages"]
+        for stage in stages
     ]
-    console.print_table(rows, title=f"{plan['batch_id']} in {plan['data_dir']}")
-    typer.echo(f"free on disk: {console.human_bytes(plan['free_bytes'])}. Nothing was done.")
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """The plan of ``--dry-run`` as a table."""
+    console.print_table(stage_rows(plan["stages"]), title=f"{plan['batch_id']} in {plan['data_dir']}")
+    typer.echo(console.room(plan))
 
 
 def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     """Metrics, five captions beside their references, and last the report's path."""
+    from clipcap.storage.manifest import read_current
     from clipcap.warehouse.catalog import statement
     from clipcap.warehouse.queries import query
 
@@ -73,6 +78,10 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
         typer.echo(f"\n{row['image_url']}\n  caption    {console.shown(row['caption'])}")
         for reference in row["reference_captions"] or []:
             typer.echo(f"  reference  {console.shown(reference)}")
+    production = read_current(lake).production_model_id
+    if outcome["model_id"] != production:
+        typer.echo(f"\n{outcome['model_id']} is not in production ({production} is); "
+                   f"`clipcap models promote {outcome['model_id']} --reason …` puts it there")  # fmt: skip
     typer.echo(f"\n{outcome['report']}")
 
 
@@ -111,9 +120,10 @@ def decoding(stored: CaptionConfig, asked: dict[str, Any]) -> CaptionConfig:
 
 
 def models(lake: Lake) -> list[dict[str, Any]]:
-    """The models view with the newest scores of each."""
+    """The models view with the newest scores of each: on a frozen evaluation set where it has some, else on a split."""
     from clipcap.warehouse.queries import query
 
-    scores = {row["model_id"]: row for row in query(lake, "from metrics_by_model").to_pylist()}
+    found = query(lake, "from metrics_by_model order by split like 'frozen-%', created_at").to_pylist()
+    scores = {row["model_id"]: row for row in found}
     rows = query(lake, "from models order by created_at").to_pylist()
     return [{**scores.get(row["model_id"], {}), **row} for row in rows]

@@ -29,7 +29,7 @@ class GateConfig(Section):
 class RetrainConfig(Section):
     min_new_pairs: Positive = 1000
     """Captions of images that neither production nor a refused candidate has learned from, after which one trains."""
-    drift_threshold: Share = 0.0
+    drift_threshold: Share = 0.2
     """Drift of the new embeddings from those trained on (docs/retraining.md) at which one trains; 0 is off."""
     start: Literal["fresh", "warm"] = "fresh"
     """A new model, or one that goes on from production's weights."""

@@ -120,6 +120,25 @@ def _read(path: Path) -> pa.Table:
     return table
 
 
+def lake_shards(index: EntryIndex, batch_ids: Sequence[str] = ()) -> list[Shard]:
+    """The embedded shards of a lake, each once, whichever encoder embedded it; of all batches by default.
+
+    Raises:
+        DataError: a batch that is not there, or has not been embedded.
+    """
+    from clipcap.training.train_model import Shard
+
+    downloads = {(e.meta["batch_id"], e.meta["shard_id"]): e for e in index.of_stage("download")}
+    embeds = {(e.meta["batch_id"], e.meta["shard_id"]): e for e in index.of_stage("embed")}
+    found = [Shard(downloads[key], embeds[key]) for key in sorted(embeds) if key in downloads]
+    known = {shard.embed.meta["batch_id"] for shard in found}
+    if unknown := [batch_id for batch_id in batch_ids if batch_id not in known]:
+        raise DataError(
+            f"no embedded batch {', '.join(unknown)} in the lake; there are: {', '.join(sorted(known)) or 'none'}"
+        )
+    return [shard for shard in found if not batch_ids or shard.embed.meta["batch_id"] in batch_ids]
+
+
 def leaked(lake: Lake, evaluation_set: Entry, shards: Sequence[Shard]) -> list[str]:
     """Keys of rows in training splits that are an image of the set, by key or by bytes; to be left out of training."""
     stored = read_evaluation_set(lake, evaluation_set)

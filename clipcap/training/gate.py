@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from clipcap.config import GateConfig
 
@@ -26,7 +26,7 @@ class Ruling:
     """Of a promotion what speaks for it, of a refusal all that speaks against it."""
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Literal["promoted", "refused"]:
         return "promoted" if self.is_promoted else "refused"
 
     @property

@@ -117,6 +117,13 @@ def ensure_catalog(lake: Lake) -> Path:
     return lake.catalog if is_fresh else build_catalog(lake, generation)
 
 
+def refresh_catalog(lake: Lake) -> None:
+    """After a commit: the catalog of the current generation, in the store too where the lake is in one."""
+    catalog = ensure_catalog(lake)
+    if lake.mirror:
+        lake.mirror.put(catalog, lake.relative(catalog))
+
+
 @contextmanager
 def connect(lake: Lake, catalog: Path | None = None, only_lake: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that reads the catalog and cannot write to it, from whichever folder.

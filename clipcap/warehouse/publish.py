@@ -11,7 +11,7 @@ from clipcap.embedding.duplicates import outdated
 from clipcap.storage.commit import scratch_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Decision, Entry, Generation, Promotion, Run, commit_generation, read_current
-from clipcap.warehouse.catalog import build_catalog, ensure_catalog
+from clipcap.warehouse.catalog import build_catalog, ensure_catalog, refresh_catalog
 from clipcap.warehouse.checks import CheckResult, check_catalog
 
 
@@ -69,9 +69,7 @@ def publish(
     stale = _stale(current, entries)
     warnings = _check(lake, current, new, run, promotion(current), stale)
     generation = commit_generation(lake, new, run, promotion, stale, decision)
-    catalog = ensure_catalog(lake)
-    if lake.mirror:
-        lake.mirror.put(catalog, lake.relative(catalog))
+    refresh_catalog(lake)
     return Published(generation.number, run_id, True, warnings)
 
 
