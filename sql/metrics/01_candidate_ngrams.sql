@@ -7,9 +7,9 @@
 -- Words are numbers from 1 on, equal ones for equal words; text is another number for each reference. Each file makes
 -- the temporary table it is named after.
 --
--- An n-gram is the numbers of its words, 31 bits each, in one hugeint: nothing is hashed, so nothing collides. Sums
--- run over whole numbers or decimals, which are exact: neither the order of rows nor the number of threads changes a
--- bit of any value.
+-- An n-gram is the numbers of its words, 31 bits each, in one hugeint: nothing is hashed, so nothing collides, and it
+-- tells its order by itself. Sums run over whole numbers, which are exact (what is no whole number is counted in units
+-- of 2^-60 or 2^-64): neither the order of rows nor the number of threads changes a bit of any value.
 create or replace temp table candidate_ngrams as
 with places as (  -- every word with the three after it, null beyond the end
     select

@@ -12,9 +12,9 @@ with lengths as (
     group by image
 ),
 clipped as (
-    select image, n, ngram, least(any_value(candidate_count), max(reference_count)) as count
+    select image, any_value(n) as n, least(any_value(candidate_count), max(reference_count)) as count
     from matches
-    group by all
+    group by image, ngram
 ),
 correct as (
     select

@@ -6,7 +6,7 @@
 -- common_ngrams.
 create or replace temp table cider_per_image as
 with rare as (
-    select pow(ln(count(*)::double), 2)::decimal(38, 20) as squared_idf
+    select (pow(ln(count(*)::double), 2) * pow(2::double, 64))::hugeint as squared_idf
     from candidates
 ),
 candidate_norms as (
@@ -15,7 +15,7 @@ candidate_norms as (
         n,
         sqrt(sum(count * count * coalesce(common_ngrams.squared_idf, rare.squared_idf))::double) as norm
     from candidate_ngrams
-    left join common_ngrams using (n, ngram)
+    left join common_ngrams using (ngram)
     cross join rare
     group by all
 ),
@@ -25,7 +25,7 @@ reference_norms as (
         n,
         sqrt(sum(count * count * coalesce(common_ngrams.squared_idf, rare.squared_idf))::double) as norm
     from reference_ngrams
-    left join common_ngrams using (n, ngram)
+    left join common_ngrams using (ngram)
     cross join rare
     group by all
 ),
@@ -40,14 +40,14 @@ products as (
             * coalesce(common_ngrams.squared_idf, rare.squared_idf)
         )::double as product
     from matches
-    left join common_ngrams using (n, ngram)
+    left join common_ngrams using (ngram)
     cross join rare
     group by all
 ),
 similarities as (
     -- A norm of zero (every n-gram stands in every image) makes the product zero too. No norm is ever missing; but
     -- left joins are made in the order written, and the two norms joined first, by n alone, would be a cross product.
-    select text, sum(coalesce(product / nullif(c.norm * r.norm, 0), 0)::decimal(38, 20))::double / 4 as similarity
+    select text, sum((coalesce(product / nullif(c.norm * r.norm, 0), 0) * pow(2::double, 60))::bigint)::double as quadruple
     from products
     left join candidate_norms as c using (image, n)
     left join reference_norms as r using (text, n)
@@ -60,9 +60,8 @@ pairs as (
 )
 select
     image,
-    10
-    * sum((coalesce(similarity, 0) * exp(-(difference * difference)::double / (2 * 6 * 6)))::decimal(38, 20))::double
-    / count(*) as value
+    10 / 4::double / count(*) / pow(2::double, 60)
+    * sum((coalesce(quadruple, 0) * exp(-(difference * difference)::double / (2 * 6 * 6)))::hugeint)::double as value
 from pairs
 left join similarities using (text)
 group by image;
