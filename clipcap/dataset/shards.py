@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import tarfile
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clipcap.errors import ClipCapError, ShardError, TransientError
+from clipcap.images import NAMES, open_image
 from clipcap.storage.commit import commit_table, writing
 from clipcap.storage.ledger import Outcome
 
@@ -134,15 +134,13 @@ def _judge(result: Fetched, data: bytes, config: DownloadConfig) -> tuple[str, s
     if not result.is_ok:
         return _why_not_fetched(result.error)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the size is checked right below
-            with Image.open(io.BytesIO(data)) as image:
-                width, height, name = image.width, image.height, (image.format or "").lower()
+        with open_image(data) as image:
+            width, height, name = image.width, image.height, (image.format or "").lower()
     except Image.DecompressionBombError:
         return "filtered", f"its header claims more than twice {Image.MAX_IMAGE_PIXELS} pixels", {}
     except Exception as error:  # Pillow raises many kinds for hostile headers
         shown = "it is empty" if not data else f"{type(error).__name__}, it begins with {data[:16]!r}"
-        return "failed", f"not an image that Pillow knows: {shown}", {}
+        return "failed", f"not an image of a known kind ({NAMES}): {shown}", {}
     if min(width, height) < config.min_image_size:
         return "filtered", f"{width} x {height} pixels, below the minimum edge of {config.min_image_size}", {}
     if width * height > config.max_image_pixels:

@@ -9,14 +9,13 @@ stays small; normalising (mean, std) is left to the device.
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipcap.errors import ImageDecodeError
+from clipcap.images import NAMES, open_image
 
 _SPARE = 2  # a reduced JPEG stays this many times larger than its target, so that the resize still decides the pixels
 _EXIF_ORIENTATION = 0x0112
@@ -45,15 +44,13 @@ def decode(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
         ImageDecodeError: the bytes are no image, end early, or claim more pixels than Pillow's limit.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                full_size = _reduce(image, preprocessing)
-                image.load()
-                oriented = ImageOps.exif_transpose(image)
-                return np.asarray(_resize(_to_rgb(oriented), preprocessing, full_size or oriented.size))
+        with open_image(data) as image:
+            full_size = _reduce(image, preprocessing)
+            image.load()
+            oriented = ImageOps.exif_transpose(image)
+            return np.asarray(_resize(_to_rgb(oriented), preprocessing, full_size or oriented.size))
     except UnidentifiedImageError:  # its own words name a memory address, so no two runs would agree
-        raise ImageDecodeError("cannot be decoded: not an image that Pillow knows") from None
+        raise ImageDecodeError(f"cannot be decoded: not an image of a known kind ({NAMES})") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, … for bad bytes
         raise ImageDecodeError(f"cannot be decoded: {error or type(error).__name__}") from None
 

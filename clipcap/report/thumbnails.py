@@ -6,7 +6,6 @@ import base64
 import io
 import os
 import tarfile
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
+from clipcap.images import open_image
 from clipcap.storage.lake import Lake
 
 SIZES = ((480, 78), (400, 72), (320, 68), (256, 60), (160, 50))
@@ -60,15 +60,13 @@ def _shrink_all(lake: Lake, tar: str | None, names: set[str], share: int) -> lis
 def shrink(data: bytes, most_bytes: int = ALL_BYTES) -> Thumbnail:
     """One image's bytes as a small WebP; upright, opaque, pixels only."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                image.draft("RGB", (SIZES[0][0], SIZES[0][0]))
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-                    upright = upright.convert("RGBA")
-                    upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-                pixels = _pixels(upright.convert("RGB"))
+        with open_image(data) as image:
+            image.draft("RGB", (SIZES[0][0], SIZES[0][0]))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+            pixels = _pixels(upright.convert("RGB"))
         for edge, quality in SIZES:
             pixels.thumbnail((edge, edge), Image.Resampling.LANCZOS)
             stream = io.BytesIO()

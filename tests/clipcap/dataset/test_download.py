@@ -102,7 +102,7 @@ def test_planted_trouble_ends_with_its_own_reason(done: Downloaded):
     assert outcomes["missing.jpg"] == ("failed", "not downloaded: HTTP Error 404: Not Found")
     assert outcomes["tiny.jpg"] == ("filtered", "16 x 16 pixels, below the minimum edge of 32")
     assert outcomes["opted_out.jpg"] == ("opted_out", "the server's X-Robots-Tag header forbids this use")
-    assert outcomes["text.jpg"][0] == "failed" and "not an image that Pillow knows" in outcomes["text.jpg"][1]
+    assert outcomes["text.jpg"][0] == "failed" and "not an image of a known kind" in outcomes["text.jpg"][1]
     assert outcomes["slow.jpg"] == ("ok", "")
     assert outcomes["unavailable.jpg"] == ("ok", ""), "healed when it was asked again"
     assert outcomes["truncated.jpg"] == ("ok", ""), "the embed stage finds out"
