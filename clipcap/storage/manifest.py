@@ -148,6 +148,12 @@ def read_generation(lake: Lake, number: int) -> Generation:
     file = lake.manifest(number)
     try:
         return Generation.model_validate_json(lake.read_bytes(file))
+    except FileNotFoundError:
+        raise DataError(
+            f"the manifest {file} is missing, which {lake.current} names: put the number of the newest file of "
+            f"{lake.manifests} into {lake.current}; where there is none, delete {lake.current}, and the next run "
+            "publishes what is finished"
+        ) from None
     except (OSError, ValidationError) as error:
         raise DataError(
             f"the manifest {file} cannot be read ({type(error).__name__}): move it away and put an older number of "

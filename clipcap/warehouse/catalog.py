@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from clipcap.errors import WarehouseError
 from clipcap.resources import resource
-from clipcap.storage.commit import commit, scratch_folder
+from clipcap.storage.commit import commit, explaining, scratch_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Generation, read_current
 
@@ -76,6 +76,7 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
         The path of the catalog.
 
     Raises:
+        StorageError: the disk is full or read-only; the old catalog stands.
         WarehouseError: a file of the generation is missing or has other columns than docs/architecture.md says.
     """
     target = target or lake.catalog
@@ -83,11 +84,12 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
         aside = folder / "catalog.duckdb"
         _fetch(lake, generation)
         try:
-            with duckdb.connect(str(aside)) as connection:
+            with explaining(target), duckdb.connect(str(aside)) as connection:
                 connection.execute(f"set variable lake = {quoted(_root(lake))}")
                 connection.begin()
                 _fill(connection, generation)
                 connection.commit()
+                connection.execute("checkpoint")  # closing does it too, and says nothing where the disk is full
         except duckdb.Error as error:
             raise WarehouseError(
                 f"the catalog of generation {generation.number} in {lake.address} cannot be built: {one_line(error)}; "
@@ -109,8 +111,9 @@ def ensure_catalog(lake: Lake) -> Path:
     generation = read_current(lake)
     try:
         with connect(lake) as connection:
-            row = connection.execute("select generation, catalog_version from catalog_info").fetchone()
-        is_fresh = row == (generation.number, catalog_version())
+            row = connection.execute("select generation, catalog_version, created_at from catalog_info").fetchone()
+        # A number can come twice: whoever goes back to an older generation makes the next one anew.
+        is_fresh = row == (generation.number, catalog_version(), generation.created_at)
     except (WarehouseError, duckdb.Error):
         # Missing, damaged, or locked by a shell that opened it for writing: a new file has none of these.
         is_fresh = False
@@ -152,10 +155,16 @@ def connect(lake: Lake, catalog: Path | None = None, only_lake: bool = False) ->
         connection.execute(f"set variable lake = {quoted(_root(lake))}")
         connection.execute(f"set temp_directory = {quoted(str(Path(tempfile.gettempdir()) / 'clipcap-duckdb'))}")
         if only_lake:
-            connection.execute(f"set allowed_directories = [{quoted(_root(lake))}]")
+            connection.execute(f"set allowed_directories = [{', '.join(map(quoted, _reached(lake)))}]")
             connection.execute("set enable_external_access = false")
             connection.execute("set lock_configuration = true")
         yield connection
+
+
+def _reached(lake: Lake) -> list[str]:
+    """The lake's folder, and where links in it lead: a lake may be a link, or have folders on another disk."""
+    folders = [lake.root.absolute(), *(path for path in lake.root.iterdir() if path.is_symlink())]
+    return [_root(lake), *(f"{path.resolve().as_posix().rstrip('/')}/" for path in folders)]
 
 
 def one_line(error: Exception) -> str:
