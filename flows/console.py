@@ -97,3 +97,10 @@ def human_seconds(seconds: float | None) -> str:
     if seconds is None:
         return "not measured yet"
     return f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
+
+
+def room(plan: dict[str, Any]) -> str:
+    """The last line of a plan: what it would take of the disk."""
+    needed, free = human_bytes(plan["needed_bytes"]), human_bytes(plan["free_bytes"])
+    verdict = "" if plan["fits"] else " It does not fit, and would refuse to start."
+    return f"needs about {needed}; free on disk: {free}.{verdict} Nothing was done."

@@ -153,7 +153,7 @@ class Night:
             "batches": {"all": len(rows), **{name: counts[name] for name in ("ok", "failed", "skipped")}},
             "failed": [{"what": what, "reason": _reason(error)} for what, error in self.failed.items()],
             "inbox": inbox,
-            "report": self.report or newest_report(context.lake),
+            "report": self.report or newest_report(context.lake, context.index.generation),
         }
         if self.report and new:
             facts = {name: summary[name] for name in ("run_id", "model_id", "captions", "batches", "report")}

@@ -10,7 +10,7 @@ from prefect.utilities.annotations import quote
 from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.lake import Lake, resolve_data_dir
-from clipcap.storage.manifest import Decision, read_current
+from clipcap.storage.manifest import Decision, Generation, read_current
 from flows.names import run_name
 from flows.notify import configure, tell
 from flows.stages import RunContext, say
@@ -41,9 +41,9 @@ def publish(context: RunContext, decision: Decision | None = None) -> str:
     return path
 
 
-def newest_report(lake: Lake) -> str:
-    """Of the newest published run that has one; "" where none has."""
-    for run in reversed(read_current(lake).runs):
+def newest_report(lake: Lake, generation: Generation) -> str:
+    """Of the newest run of a generation that has one; "" where none has."""
+    for run in reversed(generation.runs):
         if lake.exists(report := lake.report(run.run_id)):
             return str(lake.at_hand(report))
     return ""

@@ -1,7 +1,14 @@
-"""Nightly captioning: what landed since is captioned by the model in production, and nothing else is touched."""
+"""Nightly captioning: what landed since is captioned by the model in production, and nothing else is touched.
+
+Covered: the one new batch; nothing new; backfills; a batch that fails, one that a check refuses, and the night after;
+plans; a disk that is too small; the watched inbox; names of runs.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +16,7 @@ import pytest
 
 from clipcap.config import parse_config
 from clipcap.dataset.land import land, read_landing
-from clipcap.errors import DataError
+from clipcap.errors import DataError, NightFailed, NoRoomError
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import commit_generation, read_current
 from clipcap.warehouse.queries import query
@@ -18,12 +25,33 @@ from flows.nightly import caption_nightly
 pytestmark = pytest.mark.usefixtures("prefect_harness")
 
 
-def land_folder(lake: Lake, folder: Path) -> str:
+def land_folder(lake: Lake, folder: Path, name: str = "holiday") -> str:
     """As ``clipcap land`` does; returns the batch's id."""
-    dataset = {"name": "holiday", "source": str(folder), "default_split": "test"}
+    dataset = {"name": name, "source": str(folder), "default_split": "test"}
     landing = read_landing(parse_config({"dataset": dataset}))
     commit_generation(lake, [land(lake, landing)])
     return landing.batch_id
+
+
+@pytest.fixture
+def beach(tmp_path: Path) -> Path:
+    """A folder of two pictures that are none of the holiday's."""
+    from clipcap.dataset.scenes import render, scene
+
+    folder = tmp_path / "beach"
+    folder.mkdir()
+    for number in range(2):
+        render(scene(7_000 + number, seed=2)).save(folder / f"{number}.png")
+    return folder
+
+
+def captions(lake: Lake) -> list[dict[str, Any]]:
+    """What was published, without what differs between any two runs."""
+    return query(lake, "select sample_key, batch_id, model_id, caption from captions order by all").to_pylist()
+
+
+def files(lake: Lake) -> dict[str, int]:
+    return {str(f.relative_to(lake.root)): f.stat().st_mtime_ns for f in lake.root.rglob("*") if f.is_file()}
 
 
 def test_only_the_batch_that_landed_is_captioned(small_run: Any, copied: Lake, holiday: Path) -> None:
@@ -39,16 +67,137 @@ def test_only_the_batch_that_landed_is_captioned(small_run: Any, copied: Lake, h
     assert {id: after.entries[id] for id in before.entries} == before.entries
     new = sorted(set(after.entries) - set(before.entries))
     assert [id.partition("/")[0] for id in new] == ["caption", "download", "embed", "evaluate"]
-    assert outcome["new"] == 4
+    assert (outcome["new"], outcome["captions"]) == (4, 3)
+    assert outcome["batches"] == {"all": 2, "ok": 1, "failed": 0, "skipped": 1}
     rows = query(copied, f"select split, model_id from captions where batch_id = '{batch_id}'").to_pylist()
     assert rows == [{"split": "test", "model_id": small_run.outcome["model_id"]}] * 3
     scored = query(copied, f"select distinct images from metrics where run_id = '{outcome['run_id']}'").to_pylist()
-    assert scored == [{"images": small_run.scenes // 10 + 3}]
+    assert scored == [{"images": small_run.scenes // 10 + 3}], "all that stands is scored"
+    used = set(after.runs[-1].entries)
+    assert used == {*new, f"land/{batch_id}", f"train/{small_run.outcome['model_id']}"}, "old batches are not listed"
 
+    state = files(copied)
     again = caption_nightly("sample", overrides, str(copied.root))
 
-    assert (again["new"], read_current(copied)) == (0, after)
+    assert (again["new"], again["captions"], read_current(copied), files(copied)) == (0, 0, after, state)
+    assert again["batches"] == {"all": 2, "ok": 0, "failed": 0, "skipped": 2}
     assert again["report"] == outcome["report"] == str(copied.report(outcome["run_id"]))
+
+
+def test_a_batch_that_fails_stops_no_other_and_comes_in_the_next_night(
+    small_run: Any, copied: Lake, holiday: Path, beach: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipcap.embedding import embed
+
+    bad, good = land_folder(copied, holiday), land_folder(copied, beach, "beach")
+    shutil.copytree(copied.root, tmp_path / "calm")
+    calm = Lake(tmp_path / "calm")
+    caption_nightly("sample", small_run.overrides, str(calm.root))
+    works = embed.embed_shard
+
+    def fails_for_one(lake: Lake, shard: Any, *rest: Any) -> Any:
+        if shard.meta["batch_id"] == bad:
+            raise DataError("this shard cannot be embedded")
+        return works(lake, shard, *rest)
+
+    monkeypatch.setattr(embed, "embed_shard", fails_for_one)
+    with pytest.raises(NightFailed, match=r"1 failed .* the others are published.*this shard cannot be embedded") as end:
+        caption_nightly("sample", small_run.overrides, str(copied.root))
+
+    summary = end.value.summary
+    assert summary["batches"] == {"all": 3, "ok": 1, "failed": 1, "skipped": 1}
+    assert summary["failed"] == [{"what": bad, "reason": "this shard cannot be embedded"}]
+    published = {row["batch_id"] for row in captions(copied)}
+    assert good in published and bad not in published
+
+    monkeypatch.undo()
+    outcome = caption_nightly("sample", small_run.overrides, str(copied.root))
+    assert outcome["batches"] == {"all": 3, "ok": 1, "failed": 0, "skipped": 2}
+    assert captions(copied) == captions(calm), "as if nothing had happened"
+
+
+def test_a_batch_that_a_check_refuses_is_left_out_of_the_publication(
+    small_run: Any, copied: Lake, holiday: Path, beach: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipcap.decoding import caption_shard as stage
+    from clipcap.storage.manifest import record
+
+    bad, good = land_folder(copied, holiday), land_folder(copied, beach, "beach")
+    works = stage.caption_shard
+
+    def miscounts_one(lake: Lake, embed: Any, *rest: Any) -> Any:
+        entry = works(lake, embed, *rest)
+        if embed.meta["batch_id"] != bad:
+            return entry
+        return record(lake, entry.model_copy(update={"rows": {"ok": 7}}))
+
+    monkeypatch.setattr(stage, "caption_shard", miscounts_one)
+    with pytest.raises(NightFailed, match="check 'rows_counted' failed") as end:
+        caption_nightly("sample", small_run.overrides, str(copied.root))
+    assert end.value.summary["batches"] == {"all": 3, "ok": 1, "failed": 1, "skipped": 1}
+    published = {row["batch_id"] for row in captions(copied)}
+    assert good in published and bad not in published
+    scored = query(copied, f"select distinct images from metrics where run_id = '{end.value.summary['run_id']}'")
+    assert scored.to_pylist() == [{"images": small_run.scenes // 10}], "what is not published is not scored"
+
+
+def test_a_plan_names_what_is_to_do_and_does_nothing(small_run: Any, copied: Lake, holiday: Path) -> None:
+    batch_id = land_folder(copied, holiday)
+    before = files(copied)
+    plan = caption_nightly("sample", small_run.overrides, str(copied.root), dry_run=True)
+    assert files(copied) == before
+    assert (plan["to_do"], plan["fits"]) == (1, True)
+    status = {row["batch_id"]: (row["status"], row["images"], row["outputs_to_do"]) for row in plan["batches"]}
+    assert status[batch_id] == ("to do", 3, 3)
+    assert [to_do for _, _, to_do in status.values()] == [0, 3]
+    stages = {stage["stage"]: (stage["shards_cached"], stage["shards_to_do"]) for stage in plan["stages"]}
+    assert stages == {"download": (2, 1), "embed": (2, 1), "caption": (2, 1)}
+    assert plan["needed_bytes"] > 3 * 1000 and all(stage["estimated_s"] > 0 for stage in plan["stages"])
+
+
+def test_what_cannot_fit_is_not_begun_unless_it_is_forced(small_run: Any, copied: Lake, holiday: Path) -> None:
+    land_folder(copied, holiday)
+    before = files(copied)
+    small = [*small_run.overrides, "limits.keep_free_gib=1e9"]
+    with pytest.raises(NoRoomError, match=r"free, and this run needs about .* nothing was begun"):
+        caption_nightly("sample", small, str(copied.root))
+    assert files(copied) == before
+    assert caption_nightly("sample", small, str(copied.root), force=True)["captions"] == 3
+    assert caption_nightly("sample", small, str(copied.root))["new"] == 0, "nothing to write fits always"
+
+
+def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
+    small_run: Any, copied: Lake, holiday: Path, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    shutil.move(str(holiday), inbox / "Holiday 2026")
+    (inbox / "broken.csv").write_text("this is no list\n")
+    (inbox / "urls.csv.part").write_text("url\nhttp://127.0.0.1:9/")
+    overrides = [*small_run.overrides, f"inbox.folder={inbox}", "inbox.settle_s=0", "dataset.default_split=test"]
+
+    planned = caption_nightly("sample", overrides, str(copied.root), dry_run=True)["inbox"]
+    assert {row["name"]: row["status"] for row in planned} == {
+        "Holiday 2026": "ready", "broken.csv": "ready", "urls.csv.part": "waiting"
+    }  # fmt: skip
+
+    outcome = caption_nightly("sample", overrides, str(copied.root))
+
+    rows = {row["name"]: row for row in outcome["inbox"]}
+    landed = rows["Holiday 2026"]
+    assert landed["status"] == "landed" and landed["batch_id"].startswith("holiday-2026-")
+    assert rows["broken.csv"]["status"] == "refused" and "no usable row" in rows["broken.csv"]["reason"]
+    assert rows["urls.csv.part"]["status"] == "waiting"
+    assert outcome["captions"] == 3
+    [reason] = inbox.glob("refused/*/reason.txt")
+    assert reason.read_text().strip() == rows["broken.csv"]["reason"]
+    assert (reason.parent / "broken.csv").read_text() == "this is no list\n"
+    [note] = inbox.glob("landed/*/batch.json")
+    assert json.loads(note.read_text())["batch_id"] == landed["batch_id"]
+    assert len(list((note.parent / "Holiday 2026").glob("*.png"))) == 3
+
+    again = caption_nightly("sample", overrides, str(copied.root))
+    assert [row["name"] for row in again["inbox"]] == ["urls.csv.part"] and again["new"] == 0
 
 
 def test_without_a_model_in_production_it_says_what_to_do(tmp_path: Path, holiday: Path) -> None:
@@ -69,3 +218,32 @@ def test_without_a_model_in_production_it_says_what_to_do(tmp_path: Path, holida
 def test_what_is_not_there_is_named(small_run: Any, wanted: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         caption_nightly("sample", small_run.overrides, str(small_run.lake.root), **wanted)
+
+
+@pytest.fixture
+def name_of() -> Callable[..., str]:
+    """The name that a run with these parameters gets."""
+
+    def name(what: str, *details: str, **given: Any) -> str:
+        from prefect import flow
+
+        from flows.names import run_name
+
+        @flow(flow_run_name=run_name(what, *details), validate_parameters=False)
+        def named(config: str, dry_run: bool = False, model_id: str = "", batch_ids: Any = None) -> str:
+            from prefect.runtime import flow_run
+
+            return str(flow_run.name)
+
+        return named(**given)
+
+    return name
+
+
+def test_names_of_runs_say_what_and_when(name_of: Callable[..., str]) -> None:
+    import re
+
+    when = r"\d{4}-\d\d-\d\d \d\d:\d\dZ"
+    assert re.fullmatch(f"nightly mine {when}", name_of("nightly", "model_id", config="configs/mine.toml"))
+    long = name_of("nightly", "model_id", "batch_ids", config="s", dry_run=True, model_id="m", batch_ids=["a", "b"])
+    assert re.fullmatch(f"nightly s model_id=m batch_ids=a,b dry run {when}", long)
