@@ -61,7 +61,7 @@ def download_shard(
         scratch_folder(lake, f"download-{job.shard_id}") as folder,
     ):  # fmt: skip
         if "location" in rows.column_names:
-            fetched = extract(rows, folder / "00000.tar")
+            fetched = extract(rows, folder / "00000.tar", config.max_image_bytes)
         else:
             fetched = _fetch(rows, folder, config, host_map or {})
         raw_tars = sorted(folder.glob("*.tar"))

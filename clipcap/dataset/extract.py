@@ -9,17 +9,18 @@ from collections import defaultdict
 from pathlib import Path
 from urllib.parse import unquote
 
-import fsspec
 import pyarrow as pa
 
+from clipcap.dataset.archives import DAMAGED, open_archive, why_unusable, words_of
 from clipcap.dataset.shards import Fetched
 
 
-def extract(rows: pa.Table, raw_tar: Path) -> dict[str, Fetched]:
+def extract(rows: pa.Table, raw_tar: Path, max_bytes: int) -> dict[str, Fetched]:
     """Copies the rows' images into ``raw_tar``, reading each tar once.
 
     Args:
         rows: of urls.parquet, with ``location``.
+        max_bytes: larger members are filtered.
 
     Returns:
         What became of each row, by sample_key.
@@ -33,20 +34,25 @@ def extract(rows: pa.Table, raw_tar: Path) -> dict[str, Fetched]:
         for url, keys in wanted.items():
             reason = "the tar ends before it"
             try:
-                with fsspec.open(url, "rb") as stream, tarfile.open(fileobj=stream, mode="r:*") as archive:
+                with open_archive(url, "r:*") as archive:
                     for member in archive:
                         key = keys.get(member.name, "")
                         if key and key not in fetched:
-                            fetched[key] = _copy(archive, member, copied, key)
-            except (tarfile.TarError, EOFError, OSError) as error:
-                reason = f"{url} cannot be read ({error})"
+                            fetched[key] = _copy(archive, member, copied, key, max_bytes)
+            except DAMAGED as error:
+                reason = f"its tar cannot be read ({words_of(error)})"
             for key in keys.values():
                 fetched.setdefault(key, Fetched("", False, reason, None))
     return fetched
 
 
-def _copy(archive: tarfile.TarFile, member: tarfile.TarInfo, copied: tarfile.TarFile, key: str) -> Fetched:
-    content = archive.extractfile(member) if member.isfile() else None
+def _copy(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, copied: tarfile.TarFile, key: str, max_bytes: int
+) -> Fetched:
+    if problem := why_unusable(member, max_bytes):
+        kind = "filtered" if member.isfile() and member.size > max_bytes else "refused"
+        return Fetched("", False, f"{kind}: {problem}", None)
+    content = archive.extractfile(member)
     data = content.read() if content else b""
     info = tarfile.TarInfo(f"{key}.image")
     info.size = len(data)

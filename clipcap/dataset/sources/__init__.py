@@ -32,7 +32,7 @@ def read_source(config: Config) -> list[SourceRow]:
         raise SourceError(f"dataset.source is empty: name {_KINDS}")
     path = Path(source)
     if is_webdataset(source):
-        rows = list(read_webdataset(source))
+        rows = list(read_webdataset(source, config.download.max_image_bytes))
     elif path.is_dir():
         rows = list(read_folder(path))
     elif not path.exists():

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-import fsspec
 from fsspec.core import url_to_fs
 
+from clipcap.dataset.archives import DAMAGED, open_archive, why_unusable, words_of
 from clipcap.dataset.sources.rows import IMAGE_EXTENSIONS, SourceRow, captions_of, text_of, whole
 from clipcap.errors import SourceError
 
@@ -31,8 +31,8 @@ def is_webdataset(source: str) -> bool:
     return not any(file.suffix.lower() in IMAGE_EXTENSIONS for file in path.iterdir())
 
 
-def read_webdataset(source: str) -> Iterator[SourceRow]:
-    """One row for each key of each tar, in order.
+def read_webdataset(source: str, max_bytes: int = 32 * 2**20) -> Iterator[SourceRow]:
+    """One row for each key of each tar, in order; ``max_bytes`` is the largest member that is read.
 
     Raises:
         SourceError: no tar is there.
@@ -45,7 +45,7 @@ def read_webdataset(source: str) -> Iterator[SourceRow]:
     if not tars:
         raise SourceError(f"there is no tar at {pattern} to land")
     for tar in tars:
-        yield from _read_tar(files.unstrip_protocol(tar))
+        yield from _read_tar(files.unstrip_protocol(tar), max_bytes)
 
 
 def _expand(pattern: str) -> list[str]:
@@ -66,13 +66,14 @@ def _braces(pattern: str) -> list[str]:
     return [f"{start}{n:0{len(first)}d}{tail}" for n in range(int(first), int(last) + 1) for tail in _braces(end)]
 
 
-def _read_tar(url: str) -> Iterator[SourceRow]:
+def _read_tar(url: str, max_bytes: int) -> Iterator[SourceRow]:
     seen: set[str] = set()
+    names: set[str] = set()
     parts: dict[str, bytes] = {}
     row: SourceRow | None = None
     key, is_again = "", False
     try:
-        with fsspec.open(url, "rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+        with open_archive(url) as archive:
             for member in archive:
                 if member.isdir():
                     continue
@@ -83,7 +84,8 @@ def _read_tar(url: str) -> Iterator[SourceRow]:
                         yield _finished(url, key, row, parts)
                     key, row, parts, is_again = new, None, {}, new in seen
                     seen.add(key)
-                if problem := _problem(member, key, is_again):
+                    names.clear()
+                if problem := _problem(member, key, is_again, member.name in names, max_bytes):
                     row = SourceRow(_location(url, member.name), problem=problem)
                 elif f".{extension.lower()}" in IMAGE_EXTENSIONS and row is None:
                     content = archive.extractfile(member)
@@ -93,22 +95,23 @@ def _read_tar(url: str) -> Iterator[SourceRow]:
                 elif extension in ("txt", "json") and member.size <= _LARGEST_TEXT:
                     content = archive.extractfile(member)
                     parts[extension] = content.read() if content else b""
-    except (tarfile.TarError, EOFError, OSError) as error:
+                names.add(member.name)
+    except DAMAGED as error:
         if key and row is not None:
             yield _finished(url, key, row, parts)
         far = " to its end" if key else ""
-        yield SourceRow(url, problem=f"the tar cannot be read{far} ({error})")
+        yield SourceRow(url, problem=f"the tar cannot be read{far} ({words_of(error)})")
         return
     if key:
         yield _finished(url, key, row, parts)
 
 
-def _problem(member: tarfile.TarInfo, key: str, is_again: bool) -> str:
-    if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts or "\0" in member.name:
-        return "its name in the tar leaves the folder"
-    if not member.isfile():
-        return "it is a link or a device, not a file"
-    return f"the key {key} occurs twice in the tar" if is_again else ""
+def _problem(member: tarfile.TarInfo, key: str, is_again: bool, is_twice: bool, max_bytes: int) -> str:
+    if problem := why_unusable(member, max_bytes):
+        return problem
+    if is_twice:
+        return "its name occurs twice in the tar"
+    return f"the key {whole(key)} occurs twice in the tar" if is_again else ""
 
 
 def _location(url: str, member: str) -> str:
