@@ -124,7 +124,7 @@ def differences(
         )
     ours, theirs = candidate.means(), baseline.means()
     # Differences are taken first and then resampled: equal values cancel exactly, in whatever order they are summed.
-    means = {name: values - theirs[name] for name, values in ours.items() if name in theirs}
+    means = {name: _gains(values, theirs[name]) for name, values in ours.items() if name in theirs}
     counted = candidate.counts.keys() & baseline.counts.keys()
     found: dict[str, list[np.ndarray]] = {}
     for weights in draw(len(candidate.keys), resamples, seed) if candidate.keys else ():
@@ -141,10 +141,17 @@ def differences(
         if name not in with_values:
             outcome[name] = Difference(interval, None, None, None)
             continue
-        gain = candidate.values[name] - baseline.values[name]
-        wins, losses = int((gain > _TIE).sum()), int((gain < -_TIE).sum())
-        outcome[name] = Difference(interval, wins, len(gain) - wins - losses, losses)
+        gains = _gains(candidate.values[name], baseline.values[name])
+        wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+        outcome[name] = Difference(interval, wins, len(gains) - wins - losses, losses)
     return outcome
+
+
+def _gains(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Differences image by image; the last bits, which the order of a sum decides, are none."""
+    gains = ours - theirs
+    gains[np.abs(gains) <= _TIE] = 0
+    return np.asarray(gains)
 
 
 def draw(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:

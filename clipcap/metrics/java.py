@@ -53,7 +53,7 @@ def meteor_statistics(
     Args:
         candidates: key -> tokenized caption.
         references: key -> its tokenized references; the best-matching one is counted.
-        timeout_s: after which the program is killed; by default a minute and a tenth of a second for each caption.
+        timeout_s: after which the program is killed; by default two minutes and a tenth of a second for each caption.
 
     Returns:
         (N, 23) float64, ``METEOR_COLUMNS``, in the order of the candidates.
@@ -64,7 +64,7 @@ def meteor_statistics(
     """
     jar = _find(_METEOR)
     command = [_java(), "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
-    limit = timeout_s or 60 + 0.1 * len(candidates)
+    limit = timeout_s or 120 + 0.1 * len(candidates)
     rows = []
     with _conversation(command, jar.parent, limit, "METEOR") as ask:
         for key, caption in candidates.items():
