@@ -8,7 +8,7 @@ from typing import Any
 from clipcap.dataset.evaluation_set import count_candidates, find_evaluation_set
 from clipcap.embedding.encoder import get_encoder
 from clipcap.storage.manifest import Entry
-from clipcap.training.due import is_due
+from clipcap.training.due import count_landed, is_due
 from clipcap.training.train_model import Shard
 from flows.batches import landed_batches, published_shards
 from flows.download import download_jobs
@@ -62,7 +62,10 @@ def plan_retraining(context: RunContext) -> dict[str, Any]:
     production_id = index.generation.production_model_id
     production = next((e for e in index.of_stage("train") if e.meta["model_id"] == production_id), None)
     due = is_due(context.lake, index.generation, production, shards, context.config.retrain)
-    reasons = [*due.reasons, *([f"{len(waiting)} batches are not embedded yet"] if waiting else [])]
+    reasons = list(due.reasons)
+    if waiting:
+        most = sum(count_landed(context.lake, batch_id) for batch_id in waiting)
+        reasons.append(f"up to {most:,} more in what is not embedded yet: {', '.join(waiting)}")
     is_warm = context.config.retrain.start == "warm"
     training: list[StagePlan] = []
     if shards:

@@ -103,6 +103,15 @@ def count_pairs(lake: Lake, shard: Shard) -> tuple[int, int]:
     return pc.sum(is_new).as_py() or 0, pc.sum(captions.filter(is_new)).as_py() or 0
 
 
+def count_landed(lake: Lake, batch_id: str) -> int:
+    """Captions of a landed batch's training splits: no more pairs than that will come of it."""
+    from clipcap.training.train_model import TRAIN_SPLITS
+
+    table = pq.read_table(lake.at_hand(lake.urls(batch_id)), columns=["captions", "split"])
+    is_training = pc.is_in(table["split"], pa.array(TRAIN_SPLITS, pa.string()))
+    return pc.sum(pc.list_value_length(table["captions"]).filter(is_training)).as_py() or 0
+
+
 def _told(drift: Drift, drifted: bool, threshold: float) -> str:
     if drift.noise == float("inf"):
         return f"drift unknown: {drift.new:,} new images against {drift.old:,} are too few"

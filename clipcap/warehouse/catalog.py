@@ -38,6 +38,7 @@ KINDS = {  # kind of file in the manifest → the source that shows such files
     "corpus": "source_corpus",
     "per_image": "source_per_image",
     "comparison": "source_comparisons",
+    "evaluation_set": "source_evaluation_sets",
 }
 
 
