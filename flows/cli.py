@@ -214,12 +214,14 @@ def main() -> None:
         if state["debug"]:
             raise
         kind = "config" if isinstance(error, ConfigError) else "error"
-        typer.echo(f"{kind}: {error}", err=True)
+        typer.echo(f"{kind}: {console.message(error)}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
         if state["debug"]:
             raise
-        typer.echo(f"unexpected: {type(error).__name__}: {error} (add --debug for the traceback)", err=True)
+        typer.echo(
+            f"unexpected: {type(error).__name__}: {console.message(error)} (add --debug for the traceback)", err=True
+        )
         sys.exit(1)
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,7 +17,11 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from clipcap.redaction import redact_text
+
 stdout = Console()
+_UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""Characters that JSON lets through and that a terminal obeys, or that no file can hold."""
 stderr = Console(stderr=True)
 
 
@@ -55,7 +60,8 @@ def show_log() -> None:
 
 def print_json(value: Any) -> None:
     """The one JSON document of a command."""
-    typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2))
+    text = json.dumps(value, default=str, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2)
+    typer.echo(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same document, for terminals too
 
 
 def print_table(rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()) -> None:
@@ -69,10 +75,27 @@ def print_table(rows: Sequence[dict[str, Any]], title: str = "", columns: Sequen
     (stdout if sys.stdout.isatty() else Console(width=200)).print(table)
 
 
-def print_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> None:
+def print_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str], is_spreadsheet: bool = False) -> None:
+    """Values as they are, for programs; on a terminal without its control codes.
+
+    Args:
+        is_spreadsheet: put an apostrophe before texts that a spreadsheet would run as formulas.
+    """
+
+    def cell(value: Any) -> Any:
+        if is_spreadsheet and isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")):
+            value = f"'{value}"
+        return shown(value) if is_terminal and isinstance(value, str) else value
+
+    is_terminal = sys.stdout.isatty()
     writer = csv.DictWriter(sys.stdout, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
+
+
+def message(error: BaseException) -> str:
+    """What an error says, without secrets and terminal codes."""
+    return shown(redact_text(str(error)))
 
 
 def shown(value: Any) -> str:

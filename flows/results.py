@@ -56,6 +56,7 @@ def print_plan(plan: dict[str, Any]) -> None:
 def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     """Metrics, five captions beside their references, and last the report's path."""
     from clipcap.storage.manifest import read_current
+    from clipcap.redaction import shown_url
     from clipcap.warehouse.catalog import statement
     from clipcap.warehouse.queries import query
 
@@ -75,7 +76,7 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
         console.print_table(rows, title=f"{outcome['model_id']} on {outcome['images']:,} images", columns=columns)
     asked = {name: outcome[name] for name in ("model_id", "split")}
     for row in query(lake, statement("reports/five_captions.sql"), asked).to_pylist():
-        typer.echo(f"\n{row['image_url']}\n  caption    {console.shown(row['caption'])}")
+        typer.echo(f"\n{console.shown(shown_url(row['image_url']))}\n  caption    {console.shown(row['caption'])}")
         for reference in row["reference_captions"] or []:
             typer.echo(f"  reference  {console.shown(reference)}")
     production = read_current(lake).production_model_id

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from clipcap.config import Config
 from clipcap.dataset.sources import SourceRow, problem_of, read_source
 from clipcap.errors import SourceError
+from clipcap.redaction import redact_text, without_userinfo
 from clipcap.storage.commit import commit_table
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
@@ -66,7 +67,7 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
     for number, row in enumerate(source):
         key = f"{content[:8]}-{number:07d}"
         if problem := problem_of(row):
-            refused.append(Outcome(key, "failed", problem, row.url))
+            refused.append(Outcome(key, "failed", problem, without_userinfo(row.url)))
         elif row.url in first:
             before = first[row.url]
             added = [c for c in row.captions if c not in before["captions"]]
@@ -82,7 +83,7 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
     if not first:
         reasons = "; ".join(sorted({row.reason for row in refused})[:3]) or "it is empty"
         raise SourceError(
-            f"{config.dataset.source} has no usable row ({len(source)} read: {reasons}); nothing was landed"
+            f"{redact_text(config.dataset.source)} has no usable row ({len(source)} read: {reasons}); nothing was landed"
         )
     return Landing(config.dataset.name, config.dataset.source, list(first.values()), refused, content)
 
@@ -97,7 +98,7 @@ def land(lake: Lake, landing: Landing, run_id: str = "") -> Entry:
     batch_id = landing.batch_id
     with Recorder(
         lake, "land", f"land/{batch_id}", landing.content, run_id,
-        batch_id=batch_id, dataset=landing.dataset, source=landing.source,
+        batch_id=batch_id, dataset=landing.dataset, source=redact_text(landing.source),
         rows_total=len(landing.rows) + len(landing.refused),
     ) as out:  # fmt: skip
         in_tars = any("location" in row for row in landing.rows)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.errors import DataError
+from clipcap.redaction import without_userinfo
 from clipcap.storage.commit import sha256_of
 from clipcap.storage.manifest import digest
 
@@ -72,7 +73,7 @@ def read_part(part: Part) -> tuple[np.ndarray, list[dict[str, object]]]:
     for row in table.to_pylist():
         captions = row.get("captions") or ([row["caption"]] if row.get("caption") else [])
         url = row.get("url") or f"{part.vectors.resolve().as_uri()}#{row.get('image_path')}"
-        records.append({"url": url, "captions": captions, "split": row.get("split") or ""})
+        records.append({"url": without_userinfo(url), "captions": captions, "split": row.get("split") or ""})
     return vectors, records
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from clipcap.config import ReportConfig
+from clipcap.redaction import shown_url
 from clipcap.report.summary import METRICS, Reader, Summary
 from clipcap.report.text import differences, shortened
 from clipcap.report.thumbnails import thumbnails
@@ -61,7 +62,8 @@ def _card(row: Row, scores: list[Row], lineage: Row) -> Row:
     before_pieces = None
     if before is not None:
         before_pieces, pieces = differences(shortened(before), caption)
-    url = row["image_url"] or ""
+    url = shown_url(row["image_url"] or "")  # a report is handed on: a signed address would let everybody in
+    is_whole = url == row["image_url"]
     references = row["reference_captions"] or []
     found = _scores(row, scores)
     numbers = {score["metric"]: score["value"] for score in found}
@@ -86,7 +88,7 @@ def _card(row: Row, scores: list[Row], lineage: Row) -> Row:
         "scores": found,
         "edge_scores": [score for score in found if score["metric"] in _ON_EDGE] or found[:2],
         "url": shortened(url),
-        "is_link": url.startswith(("http://", "https://")) and len(url) <= 4_000 and url.isprintable(),
+        "is_link": is_whole and url.startswith(("http://", "https://")) and len(url) <= 4_000 and url.isprintable(),
         "lineage": lineage,
     }
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clipcap.embedding.duplicates import outdated
+from clipcap.redaction import redact
 from clipcap.storage.commit import scratch_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Decision, Entry, Generation, Promotion, Run, commit_generation, read_current
@@ -53,7 +54,7 @@ def publish(
         return Published(current.number, before.run_id, False, [])
 
     run = Run(
-        run_id=run_id, flow=flow, started_at=started_at, finished_at=datetime.now(UTC), config=config,
+        run_id=run_id, flow=flow, started_at=started_at, finished_at=datetime.now(UTC), config=redact(config),
         entries=sorted(ids),
     )  # fmt: skip
     trained = [entry.meta["model_id"] for entry in entries if entry.stage == "train"]
@@ -106,5 +107,6 @@ def _check(
         }
     )
     with scratch_folder(lake, "check") as folder:
-        results = check_catalog(lake, build_catalog(lake, candidate, folder / "candidate.duckdb"))
+        path = build_catalog(lake, candidate, folder / "candidate.duckdb")
+        results = check_catalog(lake, path, run.config.get("checks"))
     return [result for result in results if result.rows]

@@ -44,6 +44,8 @@ def problem_of(row: SourceRow) -> str:
         return ""
     if parts.scheme not in ("http", "https"):
         return f"URL scheme {parts.scheme or '(none)'!r}, expected http or https"
+    if "@" in parts.netloc:
+        return "a user name or password in the URL, which would be stored for everybody to read"
     if not host or any(c.isspace() for c in row.url):
         return "not a URL (no host, or white space in it)"
     return ""
