@@ -71,6 +71,7 @@ def _land_one(lake: Lake, config: Config, dropped: inbox.Dropped, run_id: str) -
         return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     except Exception as error:  # a reader's own error too is a bad file, and never the end of a night
         reason = str(error) if isinstance(error, ClipCapError) else f"{type(error).__name__}: {error}"
+        reason = reason.replace(str(taken.path), taken.path.name)  # it is about to be elsewhere
         inbox.refuse(taken, reason)
         return {"status": "refused", "reason": reason}
     inbox.finish(taken, facts)

@@ -6,8 +6,10 @@ plans; a disk that is too small; the watched inbox; names of runs.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,24 +27,35 @@ from flows.nightly import caption_nightly
 pytestmark = pytest.mark.usefixtures("prefect_harness")
 
 
-def land_folder(lake: Lake, folder: Path, name: str = "holiday") -> str:
+def land_source(lake: Lake, source: Path, name: str = "holiday") -> str:
     """As ``clipcap land`` does; returns the batch's id."""
-    dataset = {"name": name, "source": str(folder), "default_split": "test"}
+    dataset = {"name": name, "source": str(source), "default_split": "test"}
     landing = read_landing(parse_config({"dataset": dataset}))
     commit_generation(lake, [land(lake, landing)])
     return landing.batch_id
 
 
-@pytest.fixture
-def beach(tmp_path: Path) -> Path:
-    """A folder of two pictures that are none of the holiday's."""
+def packed(path: Path, seed: int, pictures: int) -> Path:
+    """A tar of new pictures and captions, which the download stage copies: no process of img2dataset has to start."""
+    from clipcap.dataset.scene_captions import captions
     from clipcap.dataset.scenes import render, scene
 
-    folder = tmp_path / "beach"
-    folder.mkdir()
-    for number in range(2):
-        render(scene(7_000 + number, seed=2)).save(folder / f"{number}.png")
-    return folder
+    with tarfile.open(path, "w") as archive:
+        for number in range(pictures):
+            picture, stream = scene(7_000 + number, seed=seed), io.BytesIO()
+            render(picture).save(stream, "PNG")
+            for name, data in (("png", stream.getvalue()), ("txt", captions(picture)[0].encode())):
+                info = tarfile.TarInfo(f"{seed}{number:04d}.{name}")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def two(copied: Lake, tmp_path: Path) -> tuple[str, str]:
+    """Two batches that landed in the copied lake: their ids."""
+    mountains, beach = packed(tmp_path / "mountains.tar", 2, 3), packed(tmp_path / "beach.tar", 3, 2)
+    return land_source(copied, mountains, "mountains"), land_source(copied, beach, "beach")
 
 
 def captions(lake: Lake) -> list[dict[str, Any]]:
@@ -55,7 +68,7 @@ def files(lake: Lake) -> dict[str, int]:
 
 
 def test_only_the_batch_that_landed_is_captioned(small_run: Any, copied: Lake, holiday: Path) -> None:
-    batch_id = land_folder(copied, holiday)
+    batch_id = land_source(copied, holiday)
     before = read_current(copied)
     # Another shard size than the sample was cut with, and another port: what stands is not fetched again.
     overrides = [*small_run.overrides, "download.shard_size=1000", "serve.port=9"]
@@ -85,11 +98,11 @@ def test_only_the_batch_that_landed_is_captioned(small_run: Any, copied: Lake, h
 
 
 def test_a_batch_that_fails_stops_no_other_and_comes_in_the_next_night(
-    small_run: Any, copied: Lake, holiday: Path, beach: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Any, copied: Lake, two: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clipcap.embedding import embed
 
-    bad, good = land_folder(copied, holiday), land_folder(copied, beach, "beach")
+    bad, good = two
     shutil.copytree(copied.root, tmp_path / "calm")
     calm = Lake(tmp_path / "calm")
     caption_nightly("sample", small_run.overrides, str(calm.root))
@@ -101,7 +114,8 @@ def test_a_batch_that_fails_stops_no_other_and_comes_in_the_next_night(
         return works(lake, shard, *rest)
 
     monkeypatch.setattr(embed, "embed_shard", fails_for_one)
-    with pytest.raises(NightFailed, match=r"1 failed .* the others are published.*this shard cannot be embedded") as end:
+    message = r"1 failed .* the others are published.*this shard cannot be embedded"
+    with pytest.raises(NightFailed, match=message) as end:
         caption_nightly("sample", small_run.overrides, str(copied.root))
 
     summary = end.value.summary
@@ -117,12 +131,12 @@ def test_a_batch_that_fails_stops_no_other_and_comes_in_the_next_night(
 
 
 def test_a_batch_that_a_check_refuses_is_left_out_of_the_publication(
-    small_run: Any, copied: Lake, holiday: Path, beach: Path, monkeypatch: pytest.MonkeyPatch
+    small_run: Any, copied: Lake, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clipcap.decoding import caption_shard as stage
     from clipcap.storage.manifest import record
 
-    bad, good = land_folder(copied, holiday), land_folder(copied, beach, "beach")
+    bad, good = two
     works = stage.caption_shard
 
     def miscounts_one(lake: Lake, embed: Any, *rest: Any) -> Any:
@@ -138,11 +152,11 @@ def test_a_batch_that_a_check_refuses_is_left_out_of_the_publication(
     published = {row["batch_id"] for row in captions(copied)}
     assert good in published and bad not in published
     scored = query(copied, f"select distinct images from metrics where run_id = '{end.value.summary['run_id']}'")
-    assert scored.to_pylist() == [{"images": small_run.scenes // 10}], "what is not published is not scored"
+    assert scored.to_pylist() == [{"images": small_run.scenes // 10 + 2}], "what is not published is not scored"
 
 
-def test_a_plan_names_what_is_to_do_and_does_nothing(small_run: Any, copied: Lake, holiday: Path) -> None:
-    batch_id = land_folder(copied, holiday)
+def test_a_plan_names_what_is_to_do_and_does_nothing(small_run: Any, copied: Lake, tmp_path: Path) -> None:
+    batch_id = land_source(copied, packed(tmp_path / "beach.tar", 3, 3))
     before = files(copied)
     plan = caption_nightly("sample", small_run.overrides, str(copied.root), dry_run=True)
     assert files(copied) == before
@@ -155,8 +169,8 @@ def test_a_plan_names_what_is_to_do_and_does_nothing(small_run: Any, copied: Lak
     assert plan["needed_bytes"] > 3 * 1000 and all(stage["estimated_s"] > 0 for stage in plan["stages"])
 
 
-def test_what_cannot_fit_is_not_begun_unless_it_is_forced(small_run: Any, copied: Lake, holiday: Path) -> None:
-    land_folder(copied, holiday)
+def test_what_cannot_fit_is_not_begun_unless_it_is_forced(small_run: Any, copied: Lake, tmp_path: Path) -> None:
+    land_source(copied, packed(tmp_path / "beach.tar", 3, 3))
     before = files(copied)
     small = [*small_run.overrides, "limits.keep_free_gib=1e9"]
     with pytest.raises(NoRoomError, match=r"free, and this run needs about .* nothing was begun"):
@@ -167,26 +181,26 @@ def test_what_cannot_fit_is_not_begun_unless_it_is_forced(small_run: Any, copied
 
 
 def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
-    small_run: Any, copied: Lake, holiday: Path, tmp_path: Path
+    small_run: Any, copied: Lake, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
-    shutil.move(str(holiday), inbox / "Holiday 2026")
+    packed(inbox / "Holiday 2026.tar", 4, 3)
     (inbox / "broken.csv").write_text("this is no list\n")
     (inbox / "urls.csv.part").write_text("url\nhttp://127.0.0.1:9/")
     overrides = [*small_run.overrides, f"inbox.folder={inbox}", "inbox.settle_s=0", "dataset.default_split=test"]
 
     planned = caption_nightly("sample", overrides, str(copied.root), dry_run=True)["inbox"]
     assert {row["name"]: row["status"] for row in planned} == {
-        "Holiday 2026": "ready", "broken.csv": "ready", "urls.csv.part": "waiting"
+        "Holiday 2026.tar": "ready", "broken.csv": "ready", "urls.csv.part": "waiting"
     }  # fmt: skip
 
     outcome = caption_nightly("sample", overrides, str(copied.root))
 
     rows = {row["name"]: row for row in outcome["inbox"]}
-    landed = rows["Holiday 2026"]
+    landed = rows["Holiday 2026.tar"]
     assert landed["status"] == "landed" and landed["batch_id"].startswith("holiday-2026-")
-    assert rows["broken.csv"]["status"] == "refused" and "no usable row" in rows["broken.csv"]["reason"]
+    assert rows["broken.csv"]["status"] == "refused" and "broken.csv has the columns" in rows["broken.csv"]["reason"]
     assert rows["urls.csv.part"]["status"] == "waiting"
     assert outcome["captions"] == 3
     [reason] = inbox.glob("refused/*/reason.txt")
@@ -194,7 +208,7 @@ def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
     assert (reason.parent / "broken.csv").read_text() == "this is no list\n"
     [note] = inbox.glob("landed/*/batch.json")
     assert json.loads(note.read_text())["batch_id"] == landed["batch_id"]
-    assert len(list((note.parent / "Holiday 2026").glob("*.png"))) == 3
+    assert tarfile.is_tarfile(note.parent / "Holiday 2026.tar")
 
     again = caption_nightly("sample", overrides, str(copied.root))
     assert [row["name"] for row in again["inbox"]] == ["urls.csv.part"] and again["new"] == 0
@@ -202,7 +216,7 @@ def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
 
 def test_without_a_model_in_production_it_says_what_to_do(tmp_path: Path, holiday: Path) -> None:
     lake = Lake(tmp_path / "lake")
-    land_folder(lake, holiday)
+    land_source(lake, holiday)
     with pytest.raises(DataError, match="no model in production: `clipcap run`"):
         caption_nightly("sample", data_dir=str(lake.root))
     assert read_current(lake).number == 1
