@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 VERSION = 2
 
 
+@cache
 def _libraries() -> dict[str, str]:
     """Versions of what changes pixels or vectors."""
     return {name: version(name) for name in ("pillow", "open_clip_torch", "torch")}
