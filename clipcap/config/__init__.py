@@ -6,7 +6,7 @@ The sections stand in ``data.py`` (images to embeddings), ``model.py`` (training
 
 from clipcap.config.base import Section
 from clipcap.config.data import DatasetConfig, DownloadConfig, EmbedConfig, RayConfig, SampleConfig, ServeConfig
-from clipcap.config.evaluation import EvaluateConfig, ReportConfig
+from clipcap.config.evaluation import ChecksConfig, EvaluateConfig, ReportConfig
 from clipcap.config.load import load_config, parse_config, parse_section
 from clipcap.config.model import CaptionConfig, LanguageModelConfig, SelfCriticalConfig, TrainConfig
 from clipcap.config.operations import InboxConfig, LimitsConfig, MaintenanceConfig, NotifyConfig
@@ -15,6 +15,7 @@ from clipcap.config.root import Config
 
 __all__ = [
     "CaptionConfig",
+    "ChecksConfig",
     "Config",
     "DatasetConfig",
     "DownloadConfig",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from clipcap.config.base import Section
+from clipcap.config.base import Positive, Section, Share
 
 
 class EvaluateConfig(Section):
@@ -27,7 +27,20 @@ class EvaluateConfig(Section):
 
 
 class ReportConfig(Section):
-    images: Annotated[int, Field(ge=0)] = 60
-    """Images in the contact sheet."""
+    images: Annotated[int, Field(ge=0)] = 100
+    """Images on the contact sheet: a fifth each of the best, the worst and the most changed, the rest at random."""
     seed: int = 0
-    """Chooses them."""
+    """Of the random sample."""
+
+
+class ChecksConfig(Section):
+    """Limits of the checks that stand before publication (sql/checks); each is a variable that its statement reads."""
+
+    most_words: Positive = 200
+    """A caption with more is a runaway: an error."""
+    repeated_share: Share = 0.5
+    """A warning where one caption is given to more than this share of a model's images."""
+    least_spread: Annotated[float, Field(ge=0)] = 0.002
+    """A warning where half of a model's CLIPScores lie closer together than this."""
+    score_drop: Share = 0.25
+    """A warning where a model's mean CLIPScore lies further below production's than this share of it."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from clipcap.config.base import Section
 from clipcap.config.data import DatasetConfig, DownloadConfig, EmbedConfig, RayConfig, SampleConfig, ServeConfig
-from clipcap.config.evaluation import EvaluateConfig, ReportConfig
+from clipcap.config.evaluation import ChecksConfig, EvaluateConfig, ReportConfig
 from clipcap.config.model import CaptionConfig, TrainConfig
 from clipcap.config.operations import InboxConfig, LimitsConfig, MaintenanceConfig, NotifyConfig
 from clipcap.config.promotion import GateConfig, RetrainConfig
@@ -28,6 +28,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     caption: CaptionConfig = CaptionConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    checks: ChecksConfig = ChecksConfig()
     report: ReportConfig = ReportConfig()
     gate: GateConfig = GateConfig()
     retrain: RetrainConfig = RetrainConfig()

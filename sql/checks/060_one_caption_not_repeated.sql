@@ -1,4 +1,4 @@
--- one row per model that gives more than half of at least 50 images the same caption
+-- one row per model that gives a larger share than repeated_share of at least 50 images the same caption
 -- severity: warning
 with counted as (
     select model_id, caption, count(*) as images, sum(count(*)) over (partition by model_id) as all_images
@@ -7,5 +7,5 @@ with counted as (
 )
 select model_id, caption, images, all_images
 from counted
-where all_images >= 50 and images > all_images / 2
+where all_images >= 50 and images > all_images * coalesce(getvariable('repeated_share'), 0.5)
 order by model_id;

@@ -1,18 +1,24 @@
 -- one row per stage, status and reason for which images fell away, the most frequent first, with an example of each
--- Digits in reasons are one: "row 17" and "row 18" are the same reason.
+-- Numbers in reasons are written N, so that "row 17" and "row 18" are one reason; but for those of HTTP, which are codes.
 create macro refused(batch := '') as table
+with refusals as (
+    select
+        outcome.*,
+        if(contains(outcome.reason, 'HTTP'), outcome.reason, regexp_replace(outcome.reason, '\d+', 'N', 'g')) as kind
+    from ledger_history as outcome
+    where outcome.status <> 'ok' and (batch = '' or outcome.batch_id = batch)
+)
 select
     outcome.stage,
     outcome.status,
-    regexp_replace(outcome.reason, '\d+', 'N', 'g') as reason,
+    outcome.kind as reason,
     count(distinct outcome.sample_key) as images,
     count(distinct outcome.batch_id) as batches,
     min_by(outcome.reason, outcome.sample_key) as example_reason,
     min_by(outcome.image_url, outcome.sample_key) as example_url,
     min(outcome.sample_key) as example_key
-from ledger_history as outcome
-where outcome.status <> 'ok' and (batch = '' or outcome.batch_id = batch)
-group by outcome.stage, outcome.status, regexp_replace(outcome.reason, '\d+', 'N', 'g')
+from refusals as outcome
+group by outcome.stage, outcome.status, outcome.kind
 order by images desc, stage_order(outcome.stage), outcome.status, reason;
 
-comment on macro table refused is 'One row per stage, status and reason for which images fell away (of one batch, or of all): images, batches, and an example of each. Digits in reasons are written N.';
+comment on macro table refused is 'One row per stage, status and reason for which images fell away (of one batch, or of all): images, batches, and an example of each. Numbers in reasons are written N.';

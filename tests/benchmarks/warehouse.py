@@ -34,7 +34,23 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HASH8, BATCH, RUN, MODEL = "0a1b2c3d", "bench-0a1b2c3d", "20260101T000000Z-aaaaaa", "bench-mlp-00000000"
 ENCODER_HASH = "feedfacecafe" + "0" * 52
 ENCODER = f"toy@{ENCODER_HASH[:12]}"
-WORDS = "a the red green small large dog cat house tree on under beside and car boat field sky snow sun".split()
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "green",
+    "small",
+    "dog",
+    "cat",
+    "house",
+    "tree",
+    "on",
+    "under",
+    "beside",
+    "and",
+    "car",
+    "snow",
+]
 
 
 class Maker:
@@ -109,8 +125,8 @@ class Maker:
             {
                 "captions": self.write(
                     lake.captions(MODEL, RUN, shard), CAPTIONS, sample_key=keys, batch_id=BATCH, shard_id=shard,
-                    model_id=MODEL, run_id=RUN, caption=[" ".join(row) for row in words], log_probability=-3.0, tokens=8,
-                    clip_score=self.random.uniform(0.4, 0.9, len(keys)), created_at=NOW),
+                    model_id=MODEL, run_id=RUN, caption=[" ".join(row) for row in words], log_probability=-3.0,
+                    tokens=8, clip_score=self.random.uniform(0.4, 0.9, len(keys)), created_at=NOW),
                 "ledger": self.ledger("caption", shard, keys, MODEL),
             },
             count, model_id=MODEL, run_id=RUN, batch_id=BATCH, shard_id=shard,
@@ -122,10 +138,11 @@ def make(folder: Path, shards: int, images: int, clip_dim: int) -> Lake:
     lake = Lake(folder)
     maker = Maker(lake, clip_dim)
     keys = [f"{HASH8}-{row:07d}" for row in range(shards * images)]
+    urls = [f"http://images.test/{key}" for key in keys]
     maker.entry(
         f"land/{BATCH}",
         {
-            "urls": maker.write(lake.urls(BATCH), URLS, sample_key=keys, url=[f"http://images.test/{key}" for key in keys],
+            "urls": maker.write(lake.urls(BATCH), URLS, sample_key=keys, url=urls,
                                 captions=[[f"reference {key}"] for key in keys], split="test", source_row=0),
             "ledger": maker.ledger("land", BATCH, keys),
         },

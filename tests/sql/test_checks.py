@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from tiny_lake import BATCH, CAPTIONS, ENCODER, NEW, OLD, RUN, SHARDS, key
+from tiny_lake import BATCH, CAPTIONS, EMBEDDINGS, ENCODER, NEW, OLD, RUN, SHARDS, START, key
 
+from clipcap.config import ChecksConfig
 from clipcap.errors import CheckFailed
 from clipcap.resources import resource
+from clipcap.storage.manifest import Promotion
 from clipcap.warehouse import build_catalog, check_catalog, connect, run_checks
 
 
-def failures(tiny, path: Path) -> dict[str, list[dict]]:
+def failures(tiny, path: Path, **settings: float) -> dict[str, list[dict]]:
     """Checks that returned rows, on a catalog of an uncommitted generation."""
     catalog = build_catalog(tiny.lake, tiny.generation(), target=path / "candidate.duckdb")
     with connect(tiny.lake, catalog) as connection:
-        return {result.name: result.rows for result in run_checks(connection) if result.rows}
+        return {result.name: result.rows for result in run_checks(connection, settings) if result.rows}
 
 
 def drop(rows: list[dict], row: int) -> None:
@@ -156,6 +162,123 @@ def test_one_caption_over_and_over(tiny, tmp_path, same, of, fires):
     assert ("one_caption_not_repeated" in failures(tiny, tmp_path)) == fires
 
 
+@pytest.mark.parametrize("share, fires", [(0.1, True), (0.2, False)])
+def test_the_share_of_one_caption_is_a_setting(tiny, tmp_path, share, fires):
+    many(tiny, NEW, [{"caption": "a dog" if n < 10 else f"thing {n}"} for n in range(60)])
+    found = failures(tiny, tmp_path, repeated_share=share).get("one_caption_not_repeated", [])
+    expected = [{"model_id": NEW, "caption": "a dog", "images": 10, "all_images": 60}]
+    assert found == (expected if fires else [])
+
+
+def test_the_longest_caption_is_a_setting(tiny, tmp_path):
+    tiny.rows(f"captions/{NEW}/{RUN}/{SHARDS[0]}")[0]["caption"] = "one two three four five"
+    assert "captions_not_empty" not in failures(tiny, tmp_path, most_words=5)
+    [row] = failures(tiny, tmp_path, most_words=4)["captions_not_empty"]
+    assert (row["sample_key"], row["words"]) == (key(0), 5)
+
+
+def many(tiny, model: str, captions: list[dict]) -> None:
+    """So many captions of one model, on so many images, in the place of its own."""
+    path = f"captions/{model}/{RUN}/{SHARDS[0]}.parquet"
+    row = tiny.tables[path][1][0]
+    rows = [{**row, "sample_key": key(n), "caption": f"{model} {n}", **facts} for n, facts in enumerate(captions)]
+    tiny.tables[path] = (CAPTIONS, rows)
+    tiny.entries.pop(f"caption/{model}/{SHARDS[1]}", None)
+
+
+@pytest.mark.parametrize(
+    "scores, fires",
+    [
+        ([0.0] * 60, True),
+        ([0.7] * 60, True),
+        ([0.7 + n * 1e-5 for n in range(60)], True),
+        ([0.7] * 50 + [0.1 * n for n in range(10)], True),  # a few outliers hide nothing
+        ([0.5 + 0.005 * n for n in range(60)], False),
+        ([0.7] * 49, False),  # too few to tell
+        ([None] * 60, False),  # not scored
+    ],
+)
+def test_clip_scores_that_are_all_the_same(tiny, tmp_path, scores, fires):
+    many(tiny, NEW, [{"clip_score": score} for score in scores])
+    found = failures(tiny, tmp_path)
+    assert [row["model_id"] for row in found.get("clip_scores_not_collapsed", [])] == [NEW] * fires
+    assert "clip_scores_not_collapsed" not in failures(tiny, tmp_path, least_spread=0)
+
+
+@pytest.mark.parametrize("mean, fires", [(0.5, True), (0.59, True), (0.61, False), (0.9, False)])
+def test_clip_scores_far_below_those_of_production_on_the_same_images(tiny, tmp_path, mean, fires):
+    """Production's mean is 0.8; a quarter below it is 0.6."""
+    tiny.promotions = [Promotion(model_id=OLD, reason="first", created_at=START)]
+    spread = [0.1 * (n % 3 - 1) for n in range(60)]
+    many(tiny, OLD, [{"clip_score": 0.8 + off} for off in spread])
+    many(tiny, NEW, [{"clip_score": mean + off} for off in spread])
+    found = failures(tiny, tmp_path).get("clip_scores_near_production", [])
+    assert [(row["model_id"], row["images"], round(row["mean_score"], 6)) for row in found] == [(NEW, 60, mean)] * fires
+    assert bool(failures(tiny, tmp_path, score_drop=0.05).get("clip_scores_near_production")) == (mean < 0.76)
+
+
+def test_clip_scores_of_other_images_say_nothing_about_production(tiny, tmp_path):
+    tiny.promotions = [Promotion(model_id=OLD, reason="first", created_at=START)]
+    many(tiny, OLD, [{"clip_score": 0.8 + n / 1000} for n in range(60)])
+    many(tiny, NEW, [{"clip_score": 0.1 + n / 1000, "sample_key": key(1000 + n)} for n in range(60)])
+    assert "clip_scores_near_production" not in failures(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "table, column, name",
+    [
+        (f"captions/{NEW}/{RUN}/{SHARDS[0]}", "log_probability", "log_probability"),
+        (f"captions/{NEW}/{RUN}/{SHARDS[0]}", "clip_score", "clip_score"),
+        (f"metrics/{NEW}/{RUN}/corpus", "value", "bleu_1"),
+        (f"metrics/{NEW}/{RUN}/per_image", "value", "cider"),
+    ],
+)
+def test_a_value_that_is_no_number(tiny, tmp_path, table, column, name, value):
+    tiny.rows(table)[0][column] = value
+    [row] = failures(tiny, tmp_path)["values_are_numbers"]
+    assert (row["model_id"], row["value_name"], row["file"]) == (NEW, name, f"{table}.parquet")
+
+
+def test_a_metric_without_a_value(tiny, tmp_path):
+    tiny.rows(f"metrics/{NEW}/{RUN}/corpus")[1]["value"] = None
+    assert [row["value_name"] for row in failures(tiny, tmp_path)["values_are_numbers"]] == ["bleu_4"]
+
+
+@pytest.mark.parametrize("ahead, fires", [(timedelta(minutes=50), False), (timedelta(hours=2), True)])
+def test_an_output_of_the_future(tiny, tmp_path, ahead, fires):
+    tiny.entries[f"train/{NEW}"]["created_at"] = datetime.now(UTC) + ahead
+    found = failures(tiny, tmp_path).get("times_have_passed", [])
+    assert [row["id"] for row in found] == [f"train/{NEW}"] * fires
+
+
+@pytest.mark.parametrize(
+    "vector, dim",
+    [([0, 0, 0, 0], 4), ([1, float("nan"), 0, 0], 4), ([1, float("inf"), 0, 0], 4), ([1, 0, 0], 3)],
+)
+def test_an_embedding_that_is_no_vector(tiny, tmp_path, vector, dim):
+    path = f"embeddings/{ENCODER}/{BATCH}/{SHARDS[1]}.parquet"
+    _, rows = tiny.tables[path]
+    rows[0]["clip_embedding"] = np.array(vector, np.float16)
+    schema = EMBEDDINGS.set(2, pa.field("clip_embedding", pa.list_(pa.float16(), dim)))
+    tiny.tables[path] = (schema, rows)
+    [row] = failures(tiny, tmp_path)["embeddings_are_vectors"]
+    assert (row["sample_key"], row["encoder_id"], row["numbers"], row["clip_dim"]) == (key(4), ENCODER, dim, 4)
+
+
+def test_the_settings_of_the_configuration_are_what_the_statements_say():
+    """By hand, without variables, a check does what a run with the default configuration does."""
+    texts = "".join(file.read_text() for file in (resource("sql") / "checks").glob("*.sql"))
+    stated = re.findall(r"coalesce\(getvariable\('(\w+)'\), ([\d.]+)\)", texts)
+    assert {name: float(value) for name, value in stated} == ChecksConfig().model_dump()
+    assert texts.count("getvariable(") == len(stated)
+
+
+def test_every_check_is_shown_to_fire():
+    names = {file.stem.partition("_")[2] for file in (resource("sql") / "checks").glob("*.sql")}
+    assert [name for name in names if f'"{name}"' not in Path(__file__).read_text()] == []
+
+
 def test_a_failed_check_names_itself_and_the_rows(tiny, tmp_path):
     drop(tiny.rows(f"{ledger('caption', SHARDS[0])}_{NEW}"), 3)
     tiny.entries[f"caption/{NEW}/{SHARDS[0]}"]["rows"] = {"ok": 2}
@@ -171,5 +294,5 @@ def test_a_warning_stops_nothing(tiny, tmp_path):
     tiny.tables[path] = (CAPTIONS, [{**row, "sample_key": key(n), "caption": "a dog"} for n in range(60)])
     catalog = build_catalog(tiny.lake, tiny.generation(), target=tmp_path / "candidate.duckdb")
     with connect(tiny.lake, catalog) as connection:
-        [warning] = [result for result in run_checks(connection) if result.severity == "warning"]
-    assert warning.rows and not warning.is_failed
+        [warning] = [result for result in run_checks(connection) if result.severity == "warning" and result.rows]
+    assert warning.name == "one_caption_not_repeated" and not warning.is_failed

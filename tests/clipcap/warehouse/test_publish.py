@@ -114,9 +114,17 @@ def test_rows_that_are_not_conserved_are_named_and_stop_it(tiny):
 
 def test_warnings_are_told_and_do_not_stop_it(tiny, monkeypatch):
     silent, fired = CheckResult("a", "warning", "one row"), CheckResult("b", "warning", "one row", [{"x": 1}])
-    monkeypatch.setattr(module, "check_catalog", lambda lake, path: [silent, fired])
+    monkeypatch.setattr(module, "check_catalog", lambda *_: [silent, fired])
     assert run(tiny.lake, entries_of(tiny), "run-1").warnings == [fired]
     assert read_current(tiny.lake).number == 1
+
+
+def test_the_limits_of_checks_come_from_the_configuration_of_the_run(tiny):
+    config = {"checks": {"most_words": 2}}
+    with pytest.raises(CheckFailed, match="captions_not_empty"):
+        publish(tiny.lake, entries_of(tiny), "run-1", "pipeline", NOW, config)
+    config["checks"]["most_words"] = 3
+    assert publish(tiny.lake, entries_of(tiny), "run-1", "pipeline", NOW, config).is_new
 
 
 def test_an_open_reader_keeps_its_generation(tiny):
