@@ -26,8 +26,8 @@ class Vocabulary:
         Returns:
             (N) lists of int32, none of them empty: "" is one token, whose number is 0.
         """
-        lengths, numbers, _ = self._split(texts)
-        return _lists(lengths, numbers)
+        lengths, codes, different = _split(texts)
+        return _lists(lengths, self._number(different)[codes])
 
     def words(self, texts: pa.Array) -> pa.ListArray:
         """As BLEU and CIDEr-D read.
@@ -38,23 +38,38 @@ class Vocabulary:
         Returns:
             (N) lists of int32 from 1 on; "" is an empty list.
         """
-        lengths, numbers, different = self._split(texts)
-        if any(token.split() != [token] for token in different if token):  # rare: other white space than " "
-            lengths, numbers, _ = self._split(pa.array([" ".join(t.split()) for t in texts.to_pylist()], pa.string()))
+        lengths, codes, different = _split(texts)
+        if any(map(_holds_space, different)):  # rare
+            spaced = [" ".join(text.split()) for text in texts.to_pylist()]
+            lengths, codes, different = _split(pa.array(spaced, pa.string()))
+        numbers = self._number(different)[codes]
         if not (filled := numbers != 0).all():
             owners = np.arange(len(lengths)).repeat(lengths)
             lengths, numbers = np.bincount(owners[filled], minlength=len(lengths)), numbers[filled]
         return _lists(lengths, numbers)
 
-    def _split(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Tokens of each text, all their numbers, and the different ones among them."""
-        lists = pc.split_pattern(texts, " ")
-        encoded = lists.flatten().dictionary_encode()
-        different = encoded.dictionary.to_pylist()
+    def tokens_where_other(self, texts: pa.Array) -> pa.ListArray:
+        """``tokens`` of the texts whose ``words`` are others, null for the rest: nearly all."""
+        lengths, codes, different = _split(texts)
+        odd = np.array([token == "" or _holds_space(token) for token in different], dtype=bool)
+        rows = np.logical_or.reduceat(odd[codes], np.cumsum(lengths) - lengths) if len(lengths) else odd
+        return pc.if_else(pa.array(rows), _lists(lengths, self._number(different)[codes]), None)
+
+    def _number(self, different: list[str]) -> np.ndarray:
         known = self._numbers
-        numbers = np.array([known.setdefault(token, len(known)) for token in different], dtype=np.int32)
-        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-        return lengths, numbers[encoded.indices.to_numpy()], different
+        return np.array([known.setdefault(token, len(known)) for token in different], dtype=np.int32)
+
+
+def _holds_space(token: str) -> bool:
+    return token != "" and token.split() != [token]
+
+
+def _split(texts: pa.Array) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """What lies between single spaces: how many in each text, the code of each, and what the codes stand for."""
+    lists = pc.split_pattern(texts, " ")
+    encoded = lists.flatten().dictionary_encode()
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    return lengths, encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
 def _lists(lengths: np.ndarray, numbers: np.ndarray) -> pa.ListArray:

@@ -1,7 +1,7 @@
 -- Grain: one row for each image, order n (1 to 4) and distinct n-gram of the image's candidate; count is how often.
 --
--- The files from here on run one after the other, by hand too, on two tables that come first (tables/numbered.sql makes
--- them of captions with keys):
+-- The files from here on run one after the other, by hand too, on two tables that come first (00_candidates.sql and
+-- 00_references.sql make them of captions with keys):
 --   create table candidates   (image integer, words integer[]);                -- one row for each image
 --   create table "references" (image integer, text integer, words integer[]);  -- one row for each reference caption
 -- Words are numbers from 1 on, equal ones for equal words; text is another number for each reference. Each file makes
