@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from clipcap.config import ReportConfig
+from clipcap.redaction import redact_text, shown_url
 from clipcap.report import charts, text
 from clipcap.report.cards import facets, read_cards
 from clipcap.report.curve import training_charts
@@ -77,7 +78,8 @@ def _render(facts: dict[str, Any]) -> str:
     )  # fmt: skip
     environment.filters.update(
         count=text.count, value=text.value, signed=text.signed, seconds=text.seconds, rate=text.rate, size=text.size,
-        moment=text.moment, shortened=text.shortened, evidence=_evidence, tojson_text=_json,
+        moment=text.moment, shortened=text.shortened, evidence=_evidence, tojson_text=_json, address=shown_url,
+        redacted=redact_text,
     )  # fmt: skip
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     return environment.get_template("report.html.j2").render(

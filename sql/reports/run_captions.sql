@@ -9,6 +9,12 @@ with written as (
     join source_captions as caption on caption.file = file.path
     where link.run_id = $run_id and caption.model_id = $model_id and caption.caption <> ''
 ),
+before as (
+    select distinct on (sample_key) sample_key, caption, clip_score, log_probability, run_id
+    from source_captions
+    where model_id = $baseline_id and caption <> ''
+    order by created_at desc
+),
 scored as (
     select per_image.sample_key, max(per_image.value) as score
     from source_run_entries as link
@@ -17,21 +23,10 @@ scored as (
     where link.run_id = $run_id and per_image.model_id = $model_id and per_image.metric = $metric
     group by per_image.sample_key
 ),
-before as (
-    select distinct on (sample_key) sample_key, caption, clip_score, log_probability, run_id
-    from source_captions
-    where model_id = $baseline_id and caption <> ''
-    order by created_at desc
-),
-compared as (
+worded as (
     select
-        written.*,
-        before.caption as baseline_caption,
-        before.clip_score as baseline_clip_score,
-        before.log_probability as baseline_log_probability,
-        before.run_id as baseline_run_id,
-        if(isfinite(coalesce(scored.score, if($metric = 'clip_score', written.clip_score, null))),
-            coalesce(scored.score, if($metric = 'clip_score', written.clip_score, null)), null) as score,
+        written.sample_key,
+        coalesce(scored.score, if($metric = 'clip_score', written.clip_score, null)) as score,
         list_distinct(regexp_extract_all(lower(written.caption), '[\p{L}\p{N}]+')) as words,
         list_distinct(regexp_extract_all(lower(before.caption), '[\p{L}\p{N}]+')) as baseline_words
     from written
@@ -40,11 +35,12 @@ compared as (
 ),
 distances as (
     select
-        * exclude (words, baseline_words),
-        if(baseline_caption is null, null,
-            1 - len(list_intersect(words, baseline_words))
-            / nullif(len(list_distinct(list_concat(words, baseline_words))), 0)) as change
-    from compared
+        sample_key,
+        if(isfinite(score), score, null) as score,
+        len(list_intersect(words, baseline_words)) as shared,
+        if(baseline_words is null, null,
+            1 - shared / nullif(len(words) + len(baseline_words) - shared, 0)) as change
+    from worded
 ),
 ranked as (
     select
@@ -58,7 +54,9 @@ ranked as (
 ),
 grouped as (
     select
-        * exclude (random_rank, best_rank, worst_rank, changed_rank, extreme),
+        sample_key,
+        score,
+        change,
         random_rank,
         if(score is not null and best_rank <= extreme, best_rank, null) as best_rank,
         if(score is not null and worst_rank <= extreme, worst_rank, null) as worst_rank,
@@ -66,8 +64,13 @@ grouped as (
     from ranked
 ),
 chosen as (
-    select *, count(*) filter (where coalesce(best_rank, worst_rank, changed_rank) is not null) over () as taken
-    from grouped
+    select
+        * replace (if(random_rank <= $images - taken, random_rank, null) as random_rank)
+    from (
+        select *, count(coalesce(best_rank, worst_rank, changed_rank)) over () as taken
+        from grouped
+    )
+    where random_rank <= $images - taken or coalesce(best_rank, worst_rank, changed_rank) is not null
 ),
 shards as (
     select distinct on (entry.shard_id) entry.shard_id, file.path
@@ -76,8 +79,12 @@ shards as (
     where file.kind = 'shard_tar'
 )
 select
-    chosen.* exclude (taken, random_rank, file),
-    if(chosen.random_rank <= $images - chosen.taken, chosen.random_rank, null) as random_rank,
+    chosen.* exclude (taken),
+    written.* exclude (sample_key, file),
+    before.caption as baseline_caption,
+    before.clip_score as baseline_clip_score,
+    before.log_probability as baseline_log_probability,
+    before.run_id as baseline_run_id,
     image.captions as reference_captions,
     image.image_url,
     image.member,
@@ -89,9 +96,8 @@ select
     image.size_bytes,
     shards.path as tar
 from chosen
+join written using (sample_key)
 join source_shards as image using (sample_key)
-left join shards on shards.shard_id = chosen.shard_id
-where
-    chosen.random_rank <= $images - chosen.taken
-    or coalesce(chosen.best_rank, chosen.worst_rank, chosen.changed_rank) is not null
-order by chosen.random_rank;
+left join before using (sample_key)
+left join shards on shards.shard_id = written.shard_id
+order by chosen.sample_key;

@@ -113,6 +113,17 @@ def test_hostile_text_is_text(promoted, render, scheme):
     assert page.comments == []
 
 
+def test_signed_addresses_are_not_handed_on(tiny, render):
+    signed = "https://images.test/1.jpg?X-Amz-Signature=SECRET"
+    for row in tiny.rows(f"shards/{SHARDS[0]}") + tiny.rows(f"ledger/download/{BATCH}/{SHARDS[1]}"):
+        row["image_url"] = signed
+    tiny.rows(f"ledger/download/{BATCH}/{SHARDS[1]}")[1]["reason"] = f"redirected to {signed}"
+    tiny.entries[f"land/{BATCH}"]["meta"]["source"] = signed.replace("1.jpg", "urls.csv")
+    page = render(tiny)
+    assert "https://images.test/1.jpg" in page.body and "https://images.test/urls.csv" in page.body
+    assert "SECRET" not in tiny.lake.report(RUN).read_text(encoding="utf-8")
+
+
 def test_endless_words_are_cut_and_say_so(tiny, render):
     for row in tiny.rows(f"captions/{NEW}/{RUN}/{SHARDS[0]}"):
         row["caption"] = "x" * 10_000

@@ -94,3 +94,30 @@ def test_a_tar_that_is_gone_leaves_a_note(tiny, parse):
 
 def test_images_that_never_were_in_the_lake(tiny):
     assert thumbnails(tiny.lake, [(None, "a.jpg")])[None, "a.jpg"].problem == "no image in the lake"
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["a.jpg", 9 * "long-folder/" + "a.jpg", "é.jpg"])
+def test_every_kind_of_tar_is_read(tiny, format, name):
+    """Ours are read by their headers alone; what others wrote (long names, other formats) is read by tarfile."""
+    tar = tiny.lake.root / "any.tar"
+    with tarfile.open(tar, "w", format=format) as archive:
+        for member, data in (("first.json", b"{}"), (name, picture(1)), ("last.jpg", picture(2))):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    found = thumbnails(tiny.lake, [("any.tar", name), ("any.tar", "last.jpg"), ("any.tar", "missing.jpg")])
+    assert found["any.tar", name].uri == shrink(picture(1)).uri
+    assert found["any.tar", "last.jpg"].uri == shrink(picture(2)).uri
+    assert found["any.tar", "missing.jpg"].problem == "the image is gone"
+
+
+@pytest.mark.parametrize("kept", [0, 300, 1024, -600])
+def test_a_cut_tar_shows_what_it_has(tiny, kept):
+    tiny.commit()
+    tar = tiny.lake.shard(BATCH, SHARDS[0], "tar")
+    with tarfile.open(tar) as archive:
+        names = archive.getnames()
+    tar.write_bytes(tar.read_bytes()[:kept])
+    found = thumbnails(tiny.lake, [(tiny.lake.relative(tar), name) for name in names])
+    assert all(thumbnail.uri or thumbnail.problem for thumbnail in found.values())
