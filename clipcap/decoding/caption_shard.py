@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -87,13 +86,10 @@ def caption_shard(
 
             encoder = get_encoder(stored.info.encoder, str(captioner.device))
             rerank = ClipRerank(encoder, stored.vectors, config.rerank)
-        captions = generate(captioner, stored.features, config, rerank) if stored.keys else []
-        broken = [k for k, c in zip(stored.keys, captions, strict=True) if math.isnan(c.log_probability)]
-        if broken:
-            raise ModelError(
-                f"shard {shard_id}: {len(broken)} caption(s) of {settings.model_id} have a probability that is not a "
-                f"number, first {broken[0]}: the model's weights or its precision are at fault; nothing was stored"
-            )
+        try:
+            captions = generate(captioner, stored.features, config, rerank) if stored.keys else []
+        except ModelError as error:  # values that are not finite, no room on the device
+            raise type(error)(f"shard {shard_id}, model {settings.model_id}: {error}; nothing was stored") from error
         rows = len(captions)
         table = pa.table(
             {

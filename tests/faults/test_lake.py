@@ -122,6 +122,11 @@ def test_a_current_that_lags_behind_is_moved_on_by_the_next_run(lake: Path, calm
     assert [run.run_id for run in now.runs[:-1]] == [run.run_id for run in newest.runs]
 
 
+def count_captions(lake: Path) -> int:
+    """As a person asks, who may read nothing but the lake."""
+    return query(Lake(lake), "select count(*) as n from captions")["n"][0].as_py()
+
+
 ODD = "Lake – Über [old] 50% o'neil #1 {a,b} & co;"
 
 
@@ -151,7 +156,7 @@ def test_a_lake_behind_a_link_and_a_part_of_it_on_another_disk(lake: Path, calm:
     assert published(link) == calm.published
     assert runs_on(link).made == []
     runs_on(link, overrides=["caption.beam_size=1"])
-    assert query(Lake(link), "select count(*) as n from captions")["n"].to_pylist() == [len(calm.published["captions"])]
+    assert count_captions(link) == len(calm.published["captions"])
 
 
 @pytest.mark.parametrize("second", ["named CURRENT", "named embeddings/"])

@@ -112,6 +112,8 @@ class Fault:
     """The run believes that it is so much later."""
     fits: int = 0
     """The device holds so many images at a time, and no more."""
+    broken_image: int = 0
+    """The encoder gives NaN for this image, counted from 1."""
 
 
 @dataclass
@@ -220,6 +222,7 @@ def serve_orders() -> None:
         if pid == 0:
             _be_a_run(order)
         answer({"pid": pid})
+    os._exit(0)  # an orderly end takes seconds
 
 
 def _prepare() -> None:
@@ -294,7 +297,7 @@ def _be_a_run(order: dict[str, Any]) -> None:
     try:
         fault = Fault(**order["fault"])
         _watch(Path(order["lake"]), log, fault)
-        _count(told, fault.fits)
+        _count(told, fault)
         if fault.clock_days:
             _shift_clock(timedelta(days=fault.clock_days))
         from flows.nightly import caption_nightly
@@ -371,8 +374,8 @@ def _watch(root: Path, log: Path, fault: Fault) -> None:
     os.unlink = unlink
 
 
-def _count(told: dict[str, Any], fits: int) -> None:
-    """Notes each recorded entry and each encoded image; a device that holds ``fits`` images refuses more."""
+def _count(told: dict[str, Any], fault: Fault) -> None:
+    """Notes each recorded entry and each encoded image, and lets the device and the encoder fail as they are to."""
     import torch
 
     from clipcap.embedding import encoder
@@ -382,7 +385,7 @@ def _count(told: dict[str, Any], fits: int) -> None:
     record, start, prefix = manifest.record, encoder.Encoder.start, captioner.Captioner.prefix
 
     def refuse(rows: int) -> None:
-        if fits and rows > fits:
+        if fault.fits and rows > fault.fits:
             told["refused"] += 1
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -392,8 +395,12 @@ def _count(told: dict[str, Any], fits: int) -> None:
 
     def counted(self: Any, pixels: Any) -> Any:
         refuse(len(pixels))
+        pending = start(self, pixels)
+        place = fault.broken_image - told["encoded"] - 1
+        if 0 <= place < len(pixels):
+            pending._embedding.numpy()[place, 3] = float("nan")
         told["encoded"] += len(pixels)
-        return start(self, pixels)
+        return pending
 
     def limited(self: Any, embeddings: Any) -> Any:
         if not self.training:
