@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 # Idle OpenMP threads sleep instead of spinning, which matters on few or shared cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install run test test-slow check bench clean
+.PHONY: help install run test test-slow check bench clean deploy-local
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: install ## Caption the built-in sample, from download to report.
 	@$(BIN)/clipcap run configs/sample.toml --data-dir $(DATA)/sample
+
+deploy-local: install ## A first look at the deployments: server, worker and all, on 127.0.0.1.
+	@exec $(BIN)/python deploy/local.py
 
 test: install ## Run the default test suite.
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
