@@ -16,11 +16,9 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -28,11 +26,11 @@ from typing import Any
 
 import httpx
 import pytest
+from served import TOOLS, eventually, free_of_prefect, running, wait_for_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TOOLS = Path(sys.executable).parent
 COMMAND_S = 600.0
 """Seconds that one command may take on a busy machine."""
 
@@ -113,42 +111,12 @@ class Story:
         return rows
 
 
-def eventually(found: Callable[[], Any], what: str, seconds: float = 120, every_s: float = 0.5) -> Any:
-    """The first true answer of ``found``, asked again and again."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := found():
-            return answer
-        time.sleep(every_s)
-    raise AssertionError(f"no {what} within {seconds:.0f} s")
-
-
-@contextmanager
-def running(command: list[str], cwd: Path, environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own; when the block ends it is asked to stop, and in the end made to."""
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [str(TOOLS / command[0]), *command[1:]], cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=stream,
-            stderr=stream, start_new_session=True,
-        )  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind in its session
-            process.wait(timeout=30)
-
-
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int], small: list[str]) -> Iterator[Story]:
     root = tmp_path_factory.mktemp("deployments")
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "CLIPCAP_"))}
-    environment |= {
+    environment = free_of_prefect() | {
         "PREFECT_HOME": str(root / "prefect"), "PREFECT_API_URL": api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1", "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_HEARTBEAT_SECONDS": "3",
         "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "200",
@@ -162,15 +130,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
     server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     worker = ["prefect", "worker", "start", "--pool", "clipcap"]
     with running(server, told.elsewhere, environment, root / "server.log") as process:
-
-        def healthy() -> bool:
-            assert process.poll() is None, (root / "server.log").read_text()
-            try:
-                return httpx.get(f"{api}/health", timeout=5).is_success
-            except httpx.HTTPError:
-                return False
-
-        eventually(healthy, "server", 180)
+        wait_for_server(process, api, root / "server.log")
         for _ in range(2):  # it may be applied as often as one likes
             told.call("python", "deploy/apply.py", cwd=told.clone, env=environment | {"PYTHONPATH": str(told.clone)})
         told.call("prefect", "--no-prompt", "deploy", "--all", cwd=told.clone)
