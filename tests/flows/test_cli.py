@@ -161,21 +161,6 @@ def test_an_embedding_of_the_wrong_dimension_is_one_line(tmp_path: Path, model: 
     assert code == 1 and str(settings["clip_dim"]) in err and "8" in err and "Error" not in err
 
 
-def test_evaluate_prints_one_flat_object(tmp_path: Path, clipcap: Cli) -> None:
-    references = written(tmp_path / "refs.json", json.dumps({"1": ["a red ball"], "2": ["two dogs", "dogs"]}))
-    candidates = written(tmp_path / "cands.json", json.dumps([{"image_id": 1, "caption": "a red ball"}]))
-    arguments = ("--references", references, "--candidates", candidates, "--json")
-    code, out, _ = clipcap("evaluate", *arguments)
-    scores = json.loads(out)
-    assert code == 0 and scores["rouge_l"] == pytest.approx(1) and scores["bleu_1"] == pytest.approx(1)
-    assert list(json.loads(clipcap("evaluate", *arguments, "--metric", "cider")[1])) == ["cider"]
-    code, _, err = clipcap("evaluate", *arguments, "--metric", "blue_4")
-    assert code == 2 and "blue_4" in err and "bleu_4" in err
-    written(candidates, json.dumps([{"image_id": 7, "caption": "x"}]))
-    code, _, err = clipcap("evaluate", *arguments)
-    assert code == 1 and "7" in err
-
-
 BAD_CONFIGS = [
     ("[train]\nepoch = 3", 2, "train.epoch: unknown key (did you mean epochs?)"),
     ("[train\nepochs = 3", 2, "not valid TOML"),
