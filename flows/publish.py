@@ -13,6 +13,7 @@ from clipcap.storage.lake import Lake, resolve_data_dir
 from clipcap.storage.manifest import Decision, Generation, read_current
 from flows.names import run_name
 from flows.notify import configure, tell
+from flows.run_artifacts import show_run
 from flows.stages import RunContext, say
 from tasks.publish import publish_run, report_run
 
@@ -33,11 +34,14 @@ def publish(context: RunContext, decision: Decision | None = None) -> str:
     report = lake.report(published.run_id)
     state = "new" if published.is_new else "cached · nothing new to publish"
     say("publish", f"{state} · generation {published.generation}")
+    warnings = published.warnings if published.is_new else None
     if not published.is_new and lake.exists(report):
         say("report", "cached")
-        return str(lake.at_hand(report))
-    path: str = report_run(lake.address, published.run_id, context.config.report)
-    say("report", path)
+        path = str(lake.at_hand(report))
+    else:
+        path = report_run(lake.address, published.run_id, context.config.report, quote(warnings))
+        say("report", path)
+    show_run(lake, published.run_id, path, warnings)
     return path
 
 

@@ -12,6 +12,7 @@ from clipcap.report.html import render_report
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Decision, Entry
 from clipcap.warehouse import publish as core
+from clipcap.warehouse.checks import CheckResult
 from tasks.policies import is_transient
 
 
@@ -31,5 +32,5 @@ def publish_run(
 
 
 @task(name="report", task_run_name="report {run_id}")
-def report_run(data_dir: str, run_id: str, config: ReportConfig) -> str:
-    return str(render_report(Lake(data_dir), run_id, config))
+def report_run(data_dir: str, run_id: str, config: ReportConfig, warnings: list[CheckResult] | None = None) -> str:
+    return str(render_report(Lake(data_dir), run_id, config, warnings=warnings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,22 @@ from clipcap.report import charts, text
 from clipcap.report.cards import facets, read_cards
 from clipcap.report.curve import training_charts
 from clipcap.report.details import add_whiskers, by_stage, changed_settings, distributions, diversity
-from clipcap.report.summary import Reader, open_reader, read_summary
+from clipcap.report.summary import Reader, Summary, open_reader, read_summary
 from clipcap.storage.commit import writing
 from clipcap.storage.lake import Lake
+from clipcap.warehouse.checks import CheckResult
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_report(lake: Lake, run_id: str, config: ReportConfig, *, catalog: Path | None = None) -> Path:
+def render_report(
+    lake: Lake,
+    run_id: str,
+    config: ReportConfig,
+    *,
+    catalog: Path | None = None,
+    warnings: Sequence[CheckResult] | None = None,
+) -> Path:
     """Writes the report of a run.
 
     Args:
@@ -32,6 +41,7 @@ def render_report(lake: Lake, run_id: str, config: ReportConfig, *, catalog: Pat
         run_id: a published run.
         config: how many images the contact sheet has, and the seed that chooses them.
         catalog: the catalog to read; the lake's own, built again where stale, by default.
+        warnings: what the checks found; they run where it is not known.
 
     Returns:
         ``reports/<run_id>/index.html`` in the lake.
@@ -40,16 +50,16 @@ def render_report(lake: Lake, run_id: str, config: ReportConfig, *, catalog: Pat
         WarehouseError: the run is not in the catalog.
     """
     with open_reader(lake, catalog) as reader:
-        page = _render(_facts(lake, reader, run_id, config))
+        page = _render(_facts(lake, reader, config, read_summary(reader, run_id, warnings)))
     target = lake.report(run_id)
     with writing(target) as aside:
         aside.write_text(page, encoding="utf-8", errors="replace")
     return target
 
 
-def _facts(lake: Lake, reader: Reader, run_id: str, config: ReportConfig) -> dict[str, Any]:
+def _facts(lake: Lake, reader: Reader, config: ReportConfig, summary: Summary) -> dict[str, Any]:
     """Everything that the template shows."""
-    summary = read_summary(reader, run_id)
+    run_id = summary.run["run_id"]
     cards, ranked_by = read_cards(lake, reader, summary, config)
     model_id = summary.model_id
     add_whiskers(summary.metrics)
