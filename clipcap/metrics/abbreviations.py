@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-ABBREVIATIONS = frozenset(
+TITLES = frozenset(
     """
-    adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bhd bldg blvd brig bros calif capt cf cie
-    cmdr co col colo conn corp cos cpl ct dak dec dept det dr drs ed.d elec ens esq est etc ext feb fla fri ft ga
-    gen gov hon inc ind insp intl invt jan jos jr jul jun kan kans ky lt ltd maj mar md messrs mich minn mlle mme mo
-    mon mont mr mrs ms mt natl neb nev nov oct okla penn pfc ph ph.d plc pres prof profs pvt rd rep reps rev rt sen
-    sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs treas tue tues univ va vs vt wed wis wisc
-    wm wyo
+    adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col cpl dept det dr drs elec ens ft gen gov hon
+    insp invt jos lt maj messrs mlle mme mr mrs ms mt natl pfc ph pres prof profs pvt rep reps rev sen sens sfc sgt
+    spc st ste supt treas vs wm
     """.split()  # noqa: SIM905
 )
 """Keep their full stop, in any case."""
+
+ABBREVIATIONS = frozenset(
+    """
+    al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec ed.d esq est etc ext feb fla
+    fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn ph.d
+    plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
+    """.split()  # noqa: SIM905
+)
+"""Keep it, too, and even where a single character follows at once ("etc.a")."""
 
 CAPITALIZED = frozenset("ark az del ill la mass miss ore pa tex wash".split())  # noqa: SIM905
 """Keep it only where they begin with a capital: in lower case they are words."""

@@ -6,8 +6,7 @@ place every rule is tried and the longest match wins, ties going to the rule tha
 by experiment and hold for captions; the oddities are kept, since a metric that mends them is another metric.
 
 Known to differ: a caption is read by itself here, while the original reads a whole file, where the next line's first
-word can decide a full stop ("no." before "5"); some numbers in several groups; an abbreviation stuck to one letter
-("Jr.X").
+word can decide a full stop ("no." before "5"); some numbers in several groups.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from clipcap.metrics.abbreviations import (
     FILE_ENDINGS,
     NOT_ALL_CAPITALS,
     SENTENCE_STARTS,
+    TITLES,
 )
 from clipcap.metrics.characters import LETTERS, MARKS, SYMBOLS
 
@@ -151,12 +151,14 @@ _WORD = rf"{_LETTER}{_CHAR}*"
 _PART = rf"[A-Za-z0-9{LETTERS}\u00ad]+"
 _JOINED = rf"{_WORD}(?:[.!?]{_WORD})*"
 _CURLY = r"['\u2019\x92]"
+_OPENING = r"[`\u2018\u201b\x91]"
 _QUOTE = rf"(?:{_CURLY}|&apos;)"
 _CLITIC = r"(?:[sdm]|ll|re|ve)"
 _NUMBER = r"(?:[0-9]*(?:[.:,\u00ad\u066b\u066c][0-9]+)+|[0-9]+)"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
 _HYPHEN = r"[-_\u058a\u2010\u2011]"
-_ELIDED = rf"[dlo]{_QUOTE}[A-Za-z0-9{LETTERS}]{{2,}}"
+_ANY_QUOTE = rf"(?:{_QUOTE}|{_OPENING})"
+_ELIDED = rf"[dlo]{_ANY_QUOTE}[A-Za-z0-9{LETTERS}]{{2,}}"
 _COMPOUND = rf"{_PART}(?:{_HYPHEN}{_PART})*"
 
 
@@ -179,7 +181,7 @@ def _spell_brackets(token: str) -> str:
 
 
 def _straighten(token: str) -> str:
-    return re.sub("\u2019|\x92|&apos;", "'", token)
+    return re.sub("[\u2018\u201b\x91]", "`", re.sub("\u2019|\x92|&apos;", "'", token))
 
 
 # A rule is a pattern and what becomes of the matched text. The token ends where group 1 ends, or with the match where
@@ -203,20 +205,26 @@ _rule(r"(can)not|(gon|wan)na|(got)ta|(lem|gim)me", flags=re.IGNORECASE)
 _rule(r"('t)(?:is|was)", _straighten, re.IGNORECASE)
 _rule(rf"{_QUOTE}n{_QUOTE}|{_QUOTE}(?:em|till?|cause)|(?:'|&apos;)n(?=\s|$)", flags=re.IGNORECASE)
 _rule(r"[\u2019\x92][nN]")
-_rule(rf"{_QUOTE}(?:[0-9]0s|[0-9]{{2}}(?=\s|$))")
+_rule(rf"{_QUOTE}(?:[2-9]0[sS]|[0-9]{{2}}(?=\s|$))")
 _rule(rf"[\u2019\x92]{_CLITIC}|(?:'|&apos;){_CLITIC}(?![A-Za-z])", _straighten, re.IGNORECASE)
-_rule(rf"([A-Za-z]*?[A-MO-Za-mo-z])n{_QUOTE}t", _straighten, re.IGNORECASE)
-_rule(rf"n{_QUOTE}t", _straighten, re.IGNORECASE)
+_rule(rf"([A-Za-z]*?[A-MO-Za-mo-z])n{_ANY_QUOTE}t", _straighten, re.IGNORECASE)
+_rule(rf"n{_ANY_QUOTE}t", _straighten, re.IGNORECASE)
 _rule(rf"({_JOINED}){_QUOTE}{_CLITIC}", flags=re.IGNORECASE)
 _rule(rf"[dDlLjJ]{_QUOTE}|([yY]{_QUOTE}){_LETTER}")
-_rule(rf"(?:{_PART}-)*{_ELIDED}(?:{_HYPHEN}(?:{_ELIDED}|{_PART}))*", flags=re.IGNORECASE)
-_rule(rf"[A-HJ-XZn]{_QUOTE}{_LETTER}{{2,}}")
-_rule(rf"{_LETTER}+[aeiouyAEIOUY]{_CURLY}[aeiouA-Z][A-Za-z]*")
-_rule(rf"(?:ol|somethin|dunkin){_CURLY}|[A-Za-z]*qu{_CURLY}[aeiou][a-z]+|c{_CURLY}est", flags=re.IGNORECASE)
+_rule(rf"(?:{_PART}{_HYPHEN})*{_ELIDED}(?:{_HYPHEN}(?:{_ELIDED}|{_PART}))*", flags=re.IGNORECASE)
+_rule(rf"[A-HJ-XZn]{_ANY_QUOTE}{_LETTER}{{2,}}")
+_rule(rf"{_LETTER}+[aeiouyAEIOUY](?:{_CURLY}|{_OPENING})[aeiouA-Z]{_LETTER}*")
+_rule(
+    rf"(?:ol|somethin|dunkin){_CURLY}|[A-Za-z]*qu(?:{_CURLY}|{_OPENING})[aeiou][a-z]+|c{_CURLY}est", flags=re.IGNORECASE
+)
 _rule(r"e'er|c'mon|nor'easter|ev'ry|nat'l|s'mores|cont'd\.|l'?i'l", flags=re.IGNORECASE)
 
-# Words, compounds, numbers.
+# Mail, words, compounds, numbers. An abbreviation counts as two characters longer than it is, the end of a line as one.
+_rule(r"<?[A-Za-z0-9][^\s\"<>|(){}]{0,63}@(?:[^\s\"<>|().{}]+\.)*[^\s\"<>|().{}]+>?")
+_LOOKING_ON = rf"(?i:{_any_of(ABBREVIATIONS)})|(?:{_any_title(CAPITALIZED)})|(?![A-Z]+\.)(?i:pte|ptys?)"
+_rule(rf"((?:{_LOOKING_ON})\.)(?s:.)?\Z")
 _rule(_JOINED)
+_rule(rf"((?:{_LOOKING_ON})\.)(?s:..)")
 _rule(_COMPOUND)
 _rule(rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_INITIALS}|[A-Za-z0-9\u00ad]+))+")
 _rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}")
@@ -226,8 +234,7 @@ _rule(r"\([0-9]{2,3}\)[ -]?[0-9]{3,4}[- ]?[0-9]{3,5}", lambda token: _spell_brac
 _rule(r"(?:\+?[0-9]{2,4}-)?[0-9]{2,4}[ -][0-9]{3,4}[ -]?[0-9]{3,5}", _glue)
 
 # Full stops that stay.
-_rule(rf"(?:{_any_of(ABBREVIATIONS)})\.", flags=re.IGNORECASE)
-_rule(rf"(?:{_any_title(CAPITALIZED)})\.")
+_rule(rf"(?:{_any_of(TITLES)})\.", flags=re.IGNORECASE)
 _rule(rf"(?!(?-i:[A-Z]+)\.)(?:{_any_of(NOT_ALL_CAPITALS)})\.", flags=re.IGNORECASE)
 _rule(rf"((?:{_any_of(BEFORE_NUMBERS)})\.)\s?[0-9]", flags=re.IGNORECASE)
 _rule(rf"[A-Za-z]\.(?!\s+(?:{_any_title(SENTENCE_STARTS)}|M[rs]\.)(?:\s|$))")
@@ -236,13 +243,15 @@ _rule(rf"((?:{_JOINED}|{_COMPOUND})\.)[,;:\u3001]")
 
 # Addresses, names and signs.
 _rule(r"-[lr][rcs]b-", flags=re.IGNORECASE)
-_rule(r"https?://[^\s\"<>|()]*[^\s\"<>|().!?,;-]", flags=re.IGNORECASE)
-_rule(r"www\.(?:[^\s\"<>|.!?(){},]+\.)*[^\s\"<>|.!?(){},]+", flags=re.IGNORECASE)
-_rule(r"<?[A-Za-z0-9][^\s\"<>|(){}]{0,63}@(?:[^\s\"<>|().{}]+\.)*[^\s\"<>|().{}]+>?")
+_PATH = r"(?:/[^\s\"<>|()]+[^\s\"<>|.!?(){},-])?"
+_rule(r"https?://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]", flags=re.IGNORECASE)
+_rule(rf"www\.(?:[^\s\"<>|.!?(){{}},]+\.)+[A-Za-z]{{2,4}}{_PATH}", flags=re.IGNORECASE)
+_rule(rf"(?:[^\s\"`'<>|.!?(){{}},-_$]{{1,63}}\.)+(?i:com|net|org|edu){_PATH}")  # ",-_" is a range, and holds capitals
 _rule(rf"{_PART}(?:\.{_PART})*\.(?:{_any_of(FILE_ENDINGS)})(?=[\s.,!?]|$)", flags=re.IGNORECASE)
 _rule(r"@[A-Za-z_][A-Za-z_0-9]*")
 _rule(rf"#{_LETTER}+")
-_rule(r"[A-Z]+\$|[A-Z]+[&+][A-Z]+|[cC]\+\+|[cCfF]#")
+_rule(r"[A-Z]+(?:(?:[&+]|&amp;)[A-Z]+)+", lambda token: token.replace("&amp;", "&"))
+_rule(r"[A-Z]+\$|[cC]\+\+|[cCfF]#")
 _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\|@{\[\]](?![A-Za-z0-9])", _spell_brackets)
 _rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>']_?[-^x=~<>']\)", _spell_brackets)
 
@@ -260,8 +269,8 @@ _SINGLE = {
     "\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3",
 }  # fmt: skip
 _rule(
-    "[\u2018\u2019\u201c\u201d\u2039\u203a\u00ab\u00bb\u201b\x91-\x94]{1,2}",
-    lambda token: "".join(map(_SINGLE.__getitem__, token)),
+    "[\u2018\u2019\u201c\u201d\u2039\u203a\u00ab\u00bb\u201b\x91-\x94`]{1,2}",
+    lambda token: "".join(_SINGLE.get(character, character) for character in token),
 )
 _rule(rf"[!-/:-@\[-`{{-~\x80\x91-\x94\u2039\u203a\u201b{SYMBOLS}]", lambda token: _SINGLE.get(token, token))
 
