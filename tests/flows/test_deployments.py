@@ -351,6 +351,17 @@ def test_tables_and_progress_stand_beside_the_log(story: Story) -> None:
     assert [artifact["key"] for artifact in of("plan")["table"]] == ["night-plan"]
 
 
+def test_stages_on_the_gpu_take_its_only_slot_and_give_it_back(story: Story) -> None:
+    wanted = {"filter": {"event": {"name": ["prefect.concurrency-limit.acquired"]}}, "limit": 50}
+
+    def taken() -> int:
+        events = story.ask("events/filter", wanted)["events"]
+        return sum(event["resource"].get("prefect.resource.name") == "clipcap-gpu" for event in events)
+
+    eventually(lambda: taken() >= 4, "slot that was taken by embed, train, caption and evaluate")
+    assert story.ask("v2/concurrency_limits/clipcap-gpu")["active_slots"] == 0
+
+
 def test_what_the_server_needs_is_there_once(story: Story) -> None:
     automations = [one["name"] for one in story.ask("automations/filter", {})]
     assert automations.count("clipcap-dead-runs") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,12 @@ TIGHT = ["maintenance.keep_generations=2", "maintenance.keep_days=1", "maintenan
 def age(lake: Lake, days: float) -> None:
     """As if everything had been written so many days ago, the times in manifests included."""
     then = time.time() - days * 86_400
-    for path in lake.root.rglob("*"):
-        if path.is_file():
-            os.utime(path, (then, then))
     for file in lake.manifests.glob("*.json"):
         generation = read_generation(lake, int(file.stem))
-        older = generation.model_copy(update={"created_at": generation.created_at.fromtimestamp(then).astimezone()})
+        older = generation.model_copy(update={"created_at": datetime.fromtimestamp(then, UTC)})
         file.write_bytes(older.model_dump_json().encode())
+    for path in lake.root.rglob("*"):
+        os.utime(path, (then, then))
 
 
 @pytest.fixture

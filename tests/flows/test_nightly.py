@@ -180,6 +180,15 @@ def test_what_cannot_fit_is_not_begun_unless_it_is_forced(small_run: Any, copied
     assert caption_nightly("sample", small, str(copied.root))["new"] == 0, "nothing to write fits always"
 
 
+def test_a_shard_that_takes_too_long_is_given_up(small_run: Any, copied: Lake, tmp_path: Path) -> None:
+    batch_id = land_source(copied, packed(tmp_path / "beach.tar", 3, 3))
+    with pytest.raises(NightFailed, match="1 failed") as end:
+        caption_nightly("sample", [*small_run.overrides, "limits.shard_hours=1e-7"], str(copied.root))
+    [failure] = end.value.summary["failed"]
+    assert failure["what"] == batch_id and "TaskRunTimeoutError" in failure["reason"]
+    assert caption_nightly("sample", small_run.overrides, str(copied.root))["captions"] == 3
+
+
 def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
     small_run: Any, copied: Lake, tmp_path: Path
 ) -> None:

@@ -7,11 +7,13 @@ once, and keys of two tasks never meet; the small result is JSON.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 
 from clipcap.errors import ConfigError, DataError, TransientError
 from tasks.policies import stage_task
@@ -54,6 +56,24 @@ def test_nothing_else_is_tried_again(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)):
         tiny.run("a")
     assert tiny.calls == 1
+
+
+def test_what_takes_too_long_is_given_up_and_not_begun_again(tmp_path: Path) -> None:
+    started = []
+
+    @stage_task("hangs", "hangs {key}")
+    def hangs(key: str) -> dict[str, Any]:
+        started.append(key)
+        while True:
+            time.sleep(0.01)
+
+    @flow
+    def waits() -> None:
+        hangs.with_options(timeout_seconds=0.3, retry_delay_seconds=0, result_storage=tmp_path).submit("a").result()
+
+    with pytest.raises(TimeoutError, match=r"0\.3 second"):
+        waits()
+    assert started == ["a"]
 
 
 def test_delays_double_and_are_jittered(tmp_path: Path) -> None:
