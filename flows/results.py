@@ -55,8 +55,8 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     """Metrics, five captions beside their references, and last the report's path."""
-    from clipcap.storage.manifest import read_current
     from clipcap.redaction import shown_url
+    from clipcap.storage.manifest import read_current
     from clipcap.warehouse.catalog import statement
     from clipcap.warehouse.queries import query
 

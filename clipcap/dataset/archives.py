@@ -1,7 +1,7 @@
 """Reading somebody else's tar as a stream: nothing is unpacked, and nothing that it claims is believed.
 
-Python's tarfile takes a header that is damaged behind the first member for the archive's end, and reads extended
-headers of any length into memory. Both are errors here.
+Python's tarfile takes a header that is damaged behind the first member for the archive's end, reads extended headers of
+any length into memory, and skips a member by its claimed size even behind the file's end. All three are errors here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import fsspec
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 """What reading a damaged or hostile archive raises."""
 _LARGEST_HEADER = 1 << 20  # bytes of an extended header: long names, PAX records
+_BLOCK = 1 << 16
 _EXTENDED = (
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 )  # fmt: skip
@@ -40,6 +41,25 @@ class _Member(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
 
 
+class _Forward:
+    """tarfile's stream, whose own ``seek`` goes on behind the end for as long as a member's claimed size."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.read, self.tell, self.close = stream.read, stream.tell, stream.close
+
+    def seek(self, position: int) -> int:
+        left = position - self.tell()
+        if left < 0:
+            raise tarfile.StreamError("a stream is read forward only")
+        while left:
+            got = len(self.read(min(left, _BLOCK)))
+            if not got:
+                raise tarfile.ReadError("unexpected end of data")
+            left -= got
+        return position
+
+
 @contextmanager
 def open_archive(url: str, mode: Literal["r|*", "r:*"] = "r|*") -> Iterator[tarfile.TarFile]:
     """A tar, plain or compressed, to be read once from front to end; "r:*" leaps over what nobody asks for.
@@ -51,6 +71,8 @@ def open_archive(url: str, mode: Literal["r|*", "r:*"] = "r|*") -> Iterator[tarf
         fsspec.open(url, "rb") as stream,
         tarfile.open(fileobj=stream, mode=mode, tarinfo=_Member, errors="surrogateescape") as archive,
     ):
+        if mode == "r|*":
+            archive.fileobj = _Forward(archive.fileobj)  # type: ignore[assignment]
         yield archive
 
 

@@ -52,7 +52,7 @@ def decode(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
     except UnidentifiedImageError:  # its own words name a memory address, so no two runs would agree
         raise ImageDecodeError(f"cannot be decoded: not an image of a known kind ({NAMES})") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, ValueError, … for bad bytes
-        raise ImageDecodeError(f"cannot be decoded: {error or type(error).__name__}") from None
+        raise ImageDecodeError(f"cannot be decoded: {str(error) or type(error).__name__}") from None
 
 
 def _reduce(image: Image.Image, to: Preprocessing) -> tuple[int, int] | None:
