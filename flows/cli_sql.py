@@ -21,7 +21,8 @@ def sql(
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the statement from a file.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Every view and macro; with a view, its columns.")] = False,
     as_of: Annotated[str, typer.Option("--as-of", metavar="RUN", help="The lake as that run published it.")] = "",
-    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, values as they are.")] = False,
+    spreadsheet: Annotated[bool, typer.Option("--spreadsheet", help="CSV in which no text is a formula.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -40,7 +41,7 @@ def sql(
     from clipcap.warehouse.queries import query
     from flows.rows import print_rows
 
-    return print_rows(query(lake, text, as_of=as_of), as_json, as_csv)
+    return print_rows(query(lake, text, as_of=as_of), as_json, as_csv or spreadsheet, spreadsheet)
 
 
 def _statement(statement: str, file: Path | None) -> str:

@@ -60,8 +60,13 @@ def show_log() -> None:
 
 def print_json(value: Any) -> None:
     """The one JSON document of a command."""
-    text = json.dumps(value, default=str, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2)
-    typer.echo(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # the same document, for terminals too
+    typer.echo(json_text(value, indent=None if not sys.stdout.isatty() else 2))
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that says the same to a program and nothing to a terminal."""
+    text = json.dumps(value, default=str, ensure_ascii=False, indent=indent)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import sys
@@ -23,17 +22,24 @@ MOST_ROWS = 1_000
 _AT_ONCE = 10_000
 
 
-def print_rows(table: pa.Table, as_json: bool = False, as_csv: bool = False, title: str = "") -> None:
-    """Prints a result. Values are never changed in CSV and JSON, only written; in a table they are shortened."""
+def print_rows(table: pa.Table, as_json: bool = False, as_csv: bool = False, is_spreadsheet: bool = False) -> None:
+    """Prints a result. CSV and JSON hold the values as they are; in a table they are shortened.
+
+    Args:
+        table: the rows.
+        as_json: an array of objects.
+        as_csv: comma-separated, with a header.
+        is_spreadsheet: in CSV, put an apostrophe before texts that a spreadsheet would run as formulas.
+    """
     names = unique(table.column_names)
     if as_json:
         _print_json(table, names)
     elif as_csv:
-        _print_csv(table, names)
+        _print_csv(table, names, is_spreadsheet)
     else:
         rows = (map(kindly, row) for row in _rows(table, MOST_ROWS))
         shown = [dict(zip(names, row, strict=True)) for row in rows]
-        console.print_table(shown, title=title, columns=names)
+        console.print_table(shown, columns=names)
         if table.num_rows > MOST_ROWS:
             more = table.num_rows - MOST_ROWS
             typer.echo(f"{more:,} more rows: add a limit, or take --csv or --json", err=True)
@@ -93,23 +99,21 @@ def _rows(table: pa.Table, most: int | None = None) -> Iterator[tuple[Any, ...]]
         yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
-def _print_csv(table: pa.Table, names: list[str]) -> None:
+def _print_csv(table: pa.Table, names: list[str], is_spreadsheet: bool) -> None:
     def cell(value: Any) -> Any:
         exact = value if isinstance(value, float) else plain(value)
         return json.dumps(exact, ensure_ascii=False) if isinstance(exact, list | dict) else exact
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    for row in _rows(table):
-        writer.writerow([cell(value) for value in row])
+    records = (dict(zip(names, map(cell, row), strict=True)) for row in _rows(table))
+    console.print_csv(records, names, is_spreadsheet)
 
 
 def _print_json(table: pa.Table, names: list[str]) -> None:
+    records = (dict(zip(names, map(plain, row), strict=True)) for row in _rows(table))
     if sys.stdout.isatty():
-        return console.print_json([dict(zip(names, map(plain, row), strict=True)) for row in _rows(table)])
+        return console.print_json(list(records))
     sys.stdout.write("[")
-    for number, row in enumerate(_rows(table)):
-        record = dict(zip(names, map(plain, row), strict=True))
-        sys.stdout.write((", " if number else "") + json.dumps(record, ensure_ascii=False))
+    for number, record in enumerate(records):
+        sys.stdout.write((", " if number else "") + console.json_text(record))
     sys.stdout.write("]\n")
     return None

@@ -18,7 +18,7 @@ from pathlib import Path
 from clipcap.errors import DataError
 from clipcap.storage.commit import commit_bytes
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Generation, read_current, read_generation, read_pending
+from clipcap.storage.manifest import Generation, parse_generation, read_current, read_generation, read_pending
 
 MADE_BY_STAGES = ("batches", "captions", "duplicates", "embeddings", "ledger", "metrics", "text_embeddings")
 """Folders in which every file is some entry's. Elsewhere (models, reports) people put files of their own."""
@@ -165,8 +165,8 @@ def _set_aside(lake: Lake) -> set[str]:
     """Paths named by manifests that a collection set aside before it was killed."""
     names: set[str] = set()
     for file in _manifests_set_aside(lake):
-        with suppress(OSError, ValueError):
-            names |= _paths(Generation.model_validate_json(file.read_bytes()))
+        with suppress(OSError, ValueError, DataError):
+            names |= _paths(parse_generation(file.read_bytes()))
     return names
 
 
@@ -180,7 +180,9 @@ def _is_made_again(lake: Lake, name: str, before: datetime) -> bool:
 
 def _temporary(lake: Lake, before: datetime, now: datetime) -> Iterator[Removed]:
     """Unfinished work on this machine in which nothing has changed for long; no process can still be at it."""
-    tops = [path for path in (*lake.scratch.glob("*"), *lake.scratch.glob("training/*")) if path.name != "training"]
+    # A lock may be held for as long as a training takes, and is then as old.
+    kept = ("training", "locks")
+    tops = [path for path in (*lake.scratch.glob("*"), *lake.scratch.glob("training/*")) if path.name not in kept]
     tops += [path for path in lake.root.glob(".*") if _ASIDE.fullmatch(path.name)]
     for folder in (*MADE_BY_STAGES, "manifests", "models", "reports"):
         tops += [path for path in (lake.root / folder).rglob(".*") if _ASIDE.fullmatch(path.name)]

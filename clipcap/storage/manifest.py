@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from clipcap.errors import DataError, StaleDecision
 from clipcap.storage.commit import commit_bytes, sha256_of
 from clipcap.storage.lake import Lake
+from clipcap.storage.migrations import FORM, form_of, upgrade
 
 log = logging.getLogger("clipcap.storage")
 
@@ -107,15 +108,28 @@ class Decision(BaseModel):
     """The frozen images that both were scored on."""
 
 
+class AppliedMigration(BaseModel):
+    """A step of :mod:`clipcap.storage.migrations` that this lake's older manifests took."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    name: str
+    applied_at: datetime
+
+
 class Generation(BaseModel):
     """All that SQL shows."""
 
+    form: int = FORM
+    """Of the manifest, see :mod:`clipcap.storage.migrations`; stands first in the file."""
     number: int = 0
     created_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
     entries: dict[str, Entry] = {}
     runs: list[Run] = []
     promotions: list[Promotion] = []
     decisions: list[Decision] = []
+    migrations: list[AppliedMigration] = []
 
     @property
     def production_model_id(self) -> str:
@@ -144,17 +158,42 @@ def read_current(lake: Lake) -> Generation:
     return read_generation(lake, number)
 
 
+def parse_generation(data: bytes) -> Generation:
+    """A manifest of this form or an older one.
+
+    Raises:
+        DataError: it is of a newer form.
+        ValueError: it is no manifest.
+    """
+    form = form_of(data)
+    if form == FORM:
+        return Generation.model_validate_json(data)
+    if form > FORM:
+        raise DataError(f"it was written by a newer clipcap (form {form}, this one knows {FORM}): update clipcap")
+    try:
+        return Generation.model_validate(upgrade(json.loads(data), form))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"no manifest: {error}") from None
+
+
 def read_generation(lake: Lake, number: int) -> Generation:
+    """One generation, whichever form its manifest has.
+
+    Raises:
+        DataError: the manifest is missing, damaged, or of a newer clipcap.
+    """
     file = lake.manifest(number)
     try:
-        return Generation.model_validate_json(lake.read_bytes(file))
+        return parse_generation(lake.read_bytes(file))
+    except DataError as error:
+        raise DataError(f"the manifest {file} cannot be read: {error}") from None
     except FileNotFoundError:
         raise DataError(
             f"the manifest {file} is missing, which {lake.current} names: put the number of the newest file of "
             f"{lake.manifests} into {lake.current}; where there is none, delete {lake.current}, and the next run "
             "publishes what is finished"
         ) from None
-    except (OSError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(
             f"the manifest {file} cannot be read ({type(error).__name__}): move it away and put an older number of "
             f"{lake.manifests} into {lake.current} to go back to that generation"
@@ -323,6 +362,7 @@ def commit_generation(
             runs=base.runs + ([run] if run else []),
             promotions=base.promotions + ([promoted] if promoted else []),
             decisions=base.decisions + ([decision] if decision else []),
+            migrations=base.migrations,
         )
         if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(number), exclusive=True):
             break

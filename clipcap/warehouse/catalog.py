@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from clipcap.errors import WarehouseError
+from clipcap.errors import StorageError, WarehouseError
 from clipcap.resources import resource
 from clipcap.storage.commit import commit, explaining, scratch_folder
 from clipcap.storage.lake import Lake
+from clipcap.storage.lock import one_at_a_time
 from clipcap.storage.manifest import Generation, read_current
+from clipcap.storage.migrations import FORM, MIGRATIONS
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of this module's share in a catalog's contents; a change of the .sql files alone counts by itself."""
@@ -102,23 +108,47 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
     return target
 
 
-def ensure_catalog(lake: Lake) -> Path:
+def ensure_catalog(lake: Lake, may_be_old: bool = False) -> Path:
     """The lake's catalog, built again if it is missing, cannot be opened, or shows another generation than CURRENT.
+
+    Of several processes one builds and the others wait, so that none swaps in an older generation than the last.
+
+    Args:
+        lake: the lake.
+        may_be_old: where the lake cannot be written to, the catalog that is there will do, whatever built it.
 
     Raises:
         WarehouseError: it cannot be built.
+        StorageError: the lake cannot be written to.
         DataError: CURRENT or its manifest cannot be read.
     """
-    generation = read_current(lake)
+    if _shows(lake) == _wanted(read_current(lake)):
+        return lake.catalog
+    try:
+        with one_at_a_time(lake, "catalog"):
+            while _shows(lake) != _wanted(generation := read_current(lake)):
+                build_catalog(lake, generation)
+    except StorageError as error:
+        shown = _shows(lake) if may_be_old else None
+        if shown is None:
+            raise
+        logger.warning("the catalog shows generation %s, not the newest: %s", shown[0], error)
+    return lake.catalog
+
+
+def _wanted(generation: Generation) -> tuple[int, str, datetime]:
+    # A number can come twice: whoever goes back to an older generation makes the next one anew.
+    return generation.number, catalog_version(), generation.created_at
+
+
+def _shows(lake: Lake) -> tuple[int, str, datetime] | None:
+    """What the catalog was built from and by; None where it is missing, damaged, or locked by a shell that writes."""
     try:
         with connect(lake) as connection:
             row = connection.execute("select generation, catalog_version, created_at from catalog_info").fetchone()
-        # A number can come twice: whoever goes back to an older generation makes the next one anew.
-        is_fresh = row == (generation.number, catalog_version(), generation.created_at)
     except (WarehouseError, duckdb.Error):
-        # Missing, damaged, or locked by a shell that opened it for writing: a new file has none of these.
-        is_fresh = False
-    return lake.catalog if is_fresh else build_catalog(lake, generation)
+        return None
+    return None if row is None else (row[0], row[1], row[2])
 
 
 def refresh_catalog(lake: Lake) -> None:
@@ -239,10 +269,12 @@ def _facts(generation: Generation) -> dict[str, list[dict[str, Any]]]:
     """The manifest's own rows, by table."""
     entries = sorted(generation.entries.values(), key=lambda entry: entry.id)
     named = ("batch_id", "shard_id", "model_id", "encoder_id")
+    applied = {migration.number: migration.applied_at for migration in generation.migrations}
     return {
         "catalog_info": [
             {
                 "catalog_version": catalog_version(),
+                "schema_number": FORM,
                 "generation": generation.number,
                 "created_at": generation.created_at,
                 "production_model_id": generation.production_model_id,
@@ -267,6 +299,9 @@ def _facts(generation: Generation) -> dict[str, list[dict[str, Any]]]:
             for status, rows in entry.rows.items()
         ],
         "source_files": [{"entry_id": entry.id, **file.model_dump()} for entry in entries for file in entry.files],
+        "source_migrations": [
+            {"number": step.number, "name": step.name, "applied_at": applied.get(step.number)} for step in MIGRATIONS
+        ],
         "source_runs": [
             {
                 "run_id": run.run_id,

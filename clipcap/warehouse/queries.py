@@ -71,7 +71,7 @@ def query(lake: Lake, sql: str, parameters: dict[str, Any] | None = None, as_of:
 
 def list_views(lake: Lake) -> list[View]:
     """The catalog's views, each with its comment and its columns' comments; the ``source_*`` views are left out."""
-    with connect(lake, ensure_catalog(lake)) as connection:
+    with connect(lake, ensure_catalog(lake, may_be_old=True)) as connection:
         rows = connection.execute(statement("reports/list_views.sql")).fetchall()
     return [View(name=name, comment=comment, columns=columns) for name, comment, columns in rows]
 
@@ -80,7 +80,7 @@ def list_macros(lake: Lake) -> list[Macro]:
     """The catalog's macros with parameters and comments, those that give tables first."""
     texts = "\n".join(file.read_text(encoding="utf-8") for file in statements("macros"))
     signatures = dict(re.findall(r"^create macro (\w+)\((.*)\) as\b", texts, re.MULTILINE))
-    with connect(lake, ensure_catalog(lake)) as connection:
+    with connect(lake, ensure_catalog(lake, may_be_old=True)) as connection:
         rows = connection.execute(statement("reports/list_macros.sql")).fetchall()
     return [
         Macro(name, f"{name}({signatures[name]})", comment, is_table, parameters)
@@ -118,7 +118,7 @@ def generation_as_of(lake: Lake, run_id: str) -> Generation:
 @contextmanager
 def _catalog(lake: Lake, as_of: str) -> Iterator[Path]:
     if not as_of:
-        yield ensure_catalog(lake)
+        yield ensure_catalog(lake, may_be_old=True)
         return
     with tempfile.TemporaryDirectory(prefix="clipcap-as-of-") as folder:
         yield build_catalog(lake, generation_as_of(lake, as_of), Path(folder) / "catalog.duckdb")

@@ -34,23 +34,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HASH8, BATCH, RUN, MODEL = "0a1b2c3d", "bench-0a1b2c3d", "20260101T000000Z-aaaaaa", "bench-mlp-00000000"
 ENCODER_HASH = "feedfacecafe" + "0" * 52
 ENCODER = f"toy@{ENCODER_HASH[:12]}"
-WORDS = [
-    "a",
-    "the",
-    "red",
-    "green",
-    "small",
-    "dog",
-    "cat",
-    "house",
-    "tree",
-    "on",
-    "under",
-    "beside",
-    "and",
-    "car",
-    "snow",
-]
+WORDS = ("a", "the", "red", "green", "small", "dog", "cat", "house", "tree", "on", "under", "beside", "and", "snow")
 
 
 class Maker:

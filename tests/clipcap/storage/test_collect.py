@@ -162,12 +162,16 @@ def test_unfinished_work_goes_when_nothing_in_it_changes_any_more(five: Lake):
             folder.mkdir(parents=True)
         for file in (killed / "x.tar", training / "last.pt", model / "config.json", aside):
             file.write_text("x")
-        for path in (killed / "x.tar", killed, aside, model / "config.json", model, training, live):
+        lock = five.scratch / "locks" / "0123"
+        lock.parent.mkdir()
+        lock.touch()
+        for path in (lock, lock.parent, killed / "x.tar", killed, aside, model / "config.json", model, training, live):
             age(path, 9)
         found = names(collect(five, 10, 7), "temporary")
         assert found == [".scratch/download-0a1b2c3d", "ledger/.x.parquet.0a1b2c3d", "models/.m.0a1b2c3d"]
         assert (live / "x.tar").exists() and (training / "last.pt").exists(), "a checkpoint of today"
         assert not killed.exists() and not aside.exists() and not model.exists()
+        assert lock.exists(), "a training may hold it for days"
         age(training / "last.pt", 0.5)
         assert names(collect(five, 10, 0), "temporary") == [], "never work of the last day"
 

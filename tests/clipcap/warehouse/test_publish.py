@@ -98,7 +98,7 @@ def test_a_failing_check_changes_nothing(tiny, has_earlier: bool):
     assert state(tiny.lake) == before
     assert read_current(tiny.lake).number == int(has_earlier)
     assert len(EntryIndex(tiny.lake).of_stage("caption")) == 4, "what was made stays known"
-    assert list(tiny.lake.scratch.iterdir()) == []
+    assert [path for path in tiny.lake.scratch.iterdir() if path.name != "locks"] == []
 
 
 def test_rows_that_are_not_conserved_are_named_and_stop_it(tiny):
