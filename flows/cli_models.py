@@ -179,7 +179,8 @@ def retrain(
     state["debug"] = debug
     from clipcap.config import load_config
 
-    open_lake(data_dir or load_config(config, set_ or []).data_dir or None)
+    settings = load_config(config, set_ or [])
+    open_lake(data_dir or settings.data_dir or None)
     console.quiet_prefect(debug)
     from flows.retrain import retrain as run_retrain
 
