@@ -14,6 +14,7 @@ from typing import Any
 
 import duckdb
 
+from clipcap.config import ChecksConfig
 from clipcap.errors import WarehouseError
 from clipcap.storage.lake import Lake
 from clipcap.warehouse.catalog import connect, ensure_catalog, statement
@@ -89,20 +90,16 @@ class Reader:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.connection = connection
-        found = connection.execute(statement("reports/list_views.sql")).fetchall()
-        self._views = {name for name, *_ in found}
 
-    def rows(self, name: str, needs: str = "", **parameters: Any) -> list[Row]:
-        """The rows of one statement; none where the catalog has no view of the name ``needs``."""
-        if needs and needs not in self._views:
-            return []
+    def rows(self, name: str, **parameters: Any) -> list[Row]:
+        """The rows of one statement."""
         cursor = self.connection.execute(statement(f"reports/{name}.sql"), parameters)
         columns = [column[0] for column in cursor.description]
         return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
 
-    def row(self, name: str, needs: str = "", **parameters: Any) -> Row | None:
+    def row(self, name: str, **parameters: Any) -> Row | None:
         """The first of them."""
-        return next(iter(self.rows(name, needs, **parameters)), None)
+        return next(iter(self.rows(name, **parameters)), None)
 
 
 @contextmanager
@@ -126,10 +123,11 @@ def read_summary(reader: Reader, run_id: str, warnings: Sequence[CheckResult] | 
     run = reader.row("run", run_id=run_id)
     if run is None:
         raise WarehouseError(f'no run {run_id!r} in the catalog: `clipcap sql "from runs"` lists them')
+    config = json.loads(run["config"] or "{}")
     model = reader.row("run_model", run_id=run_id)
     about = {"run_id": run_id, "model_id": model["model_id"] if model else ""}
-    decision = reader.row("run_decision", "decisions", **about)
-    compared = reader.rows("run_comparison", "comparisons", baseline_id="", **about)
+    decision = reader.row("run_decision", **about)
+    compared = reader.rows("run_comparison", baseline_id="", **about)
     baseline = reader.row(
         "run_baseline",
         decided=(decision or {}).get("production_model_id") or "",
@@ -138,20 +136,27 @@ def read_summary(reader: Reader, run_id: str, warnings: Sequence[CheckResult] | 
     )
     about["baseline_id"] = baseline["model_id"] if baseline else ""
     if baseline:
-        compared = reader.rows("run_comparison", "comparisons", **about)
+        compared = reader.rows("run_comparison", **about)
     metrics = _compared(reader.rows("run_metrics", **about), compared if baseline else [])
     about.pop("baseline_id")
     return Summary(
         run=run,
-        config=json.loads(run["config"] or "{}"),
+        config=config,
         model=model,
         baseline=baseline,
         metrics=metrics,
         decision=decision,
         outcomes=reader.rows("run_outcomes", **about),
         size=reader.rows("run_size", **about)[0],
-        warnings=[found for found in (run_checks(reader.connection) if warnings is None else warnings) if found.rows],
+        warnings=[found for found in (_checked(reader, config) if warnings is None else warnings) if found.rows],
     )
+
+
+def _checked(reader: Reader, config: Row) -> list[CheckResult]:
+    """The checks with the run's own limits; those that it did not know are as they come."""
+    asked = config.get("checks", {})
+    limits = ChecksConfig.model_validate({name: asked[name] for name in ChecksConfig.model_fields if name in asked})
+    return run_checks(reader.connection, limits.model_dump())
 
 
 def _compared(metrics: list[Row], comparisons: list[Row]) -> list[Row]:

@@ -1,21 +1,16 @@
 -- one row per split and metric of the model $model_id in the run $run_id, beside its control and the model $baseline_id
-with bounded as (  -- files of older lakes have no intervals
-    select * from source_corpus
-    union all by name
-    select null::double as low, null::double as high where false
-),
-used as (
+with used as (
     select distinct on (corpus.split, corpus.metric)
         corpus.split, corpus.metric, corpus.value, corpus.low, corpus.high, corpus.images, corpus.created_at
     from source_run_entries as link
     join source_files as file using (entry_id)
-    join bounded as corpus on corpus.file = file.path
+    join source_corpus as corpus on corpus.file = file.path
     where link.run_id = $run_id and corpus.model_id = $model_id
     order by corpus.created_at desc
 ),
 baseline as (
     select distinct on (split, metric) split, metric, value, low, high, images
-    from bounded
+    from source_corpus
     where model_id = $baseline_id
     order by created_at desc
 )
