@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import fsspec
 
+from clipcap.redaction import redact_text
+
 DAMAGED = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 """What reading a damaged or hostile archive raises."""
 _LARGEST_HEADER = 1 << 20  # bytes of an extended header: long names, PAX records
@@ -77,8 +79,8 @@ def open_archive(url: str, mode: Literal["r|*", "r:*"] = "r|*") -> Iterator[tarf
 
 
 def words_of(error: Exception) -> str:
-    """The first line of a message, in characters that can be shown."""
-    line = (str(error).splitlines() or [""])[0] or type(error).__name__
+    """The first line of a message, in characters that can be shown, without what lets one into a remote tar."""
+    line = redact_text((str(error).splitlines() or [""])[0]) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in line)
 
 

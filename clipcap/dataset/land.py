@@ -82,9 +82,8 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
                 first[row.url]["location"] = row.location
     if not first:
         reasons = "; ".join(sorted({row.reason for row in refused})[:3]) or "it is empty"
-        raise SourceError(
-            f"{redact_text(config.dataset.source)} has no usable row ({len(source)} read: {reasons}); nothing was landed"
-        )
+        named = redact_text(config.dataset.source)
+        raise SourceError(f"{named} has no usable row ({len(source)} read: {reasons}); nothing was landed")
     return Landing(config.dataset.name, config.dataset.source, list(first.values()), refused, content)
 
 

@@ -17,6 +17,7 @@ from fsspec.core import url_to_fs
 from clipcap.dataset.archives import DAMAGED, open_archive, why_unusable, words_of
 from clipcap.dataset.sources.rows import IMAGE_EXTENSIONS, SourceRow, captions_of, text_of, whole
 from clipcap.errors import SourceError
+from clipcap.redaction import redact_text
 
 _LARGEST_TEXT = 1 << 20  # bytes of a .txt or .json
 
@@ -41,9 +42,9 @@ def read_webdataset(source: str, max_bytes: int = 32 * 2**20) -> Iterator[Source
     try:
         files, tars = url_to_fs(pattern)[0], _expand(pattern)
     except (ImportError, ValueError, OSError) as error:
-        raise SourceError(f"{source} cannot be read: {error}") from None
+        raise SourceError(f"{redact_text(source)} cannot be read: {words_of(error)}") from None
     if not tars:
-        raise SourceError(f"there is no tar at {pattern} to land")
+        raise SourceError(f"there is no tar at {redact_text(pattern)} to land")
     for tar in tars:
         yield from _read_tar(files.unstrip_protocol(tar), max_bytes)
 
