@@ -3,13 +3,14 @@ SHELL := /bin/bash
 DATA := $(or $(CLIPCAP_DATA_DIR),data)
 BIN := .venv/bin
 STAMP := .venv/.installed
+TOOLS := .venv/tools/bin
 # The first interpreter that really runs and is 3.11 or 3.12.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
 # Idle OpenMP threads sleep instead of spinning, which matters on few or shared cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install run test test-slow check bench clean deploy-local
+.PHONY: help install run test test-slow faults soak lock audit sbom licences check bench clean deploy-local
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +43,30 @@ $(STAMP)-slow: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,test-slow]'
 	@$(BIN)/python -m pip uninstall --quiet --yes dataclasses 2>/dev/null || true
 	@touch $@
+
+faults: install ## Every fault of docs/reliability.md: kills at every write, full disks, two runs at once (half an hour).
+	@CLIPCAP_FAULTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "slow or not slow"
+
+soak: install ## Nights in a loop for SOAK_MINUTES (60): memory, open files and files of the lake; one JSON document.
+	@$(BIN)/python tests/faults/soak.py
+
+lock: $(TOOLS) ## Write requirements.lock: every package with its hashes.
+	@$(BIN)/python scripts/dependencies.py lock --tools $(TOOLS)
+
+audit: $(TOOLS) ## Ask for known vulnerabilities of what requirements.lock names.
+	@$(BIN)/python scripts/dependencies.py audit --tools $(TOOLS)
+
+sbom: $(TOOLS) ## Write dist/sbom.json (CycloneDX) of what is installed.
+	@mkdir -p dist && $(TOOLS)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/sbom.json && echo dist/sbom.json
+
+licences: install ## Write docs/licences.md: licences of the direct dependencies.
+	@$(BIN)/python scripts/dependencies.py licences
+
+# In an environment of their own: they are no part of what they look at.
+$(TOOLS): | $(STAMP)
+	@$(BIN)/python -m venv .venv/tools
+	@$@/python -m pip install --quiet --disable-pip-version-check pip-tools==7.6.2 pip-audit==2.10.1 cyclonedx-bom==7.5.0
 
 check: install ## Lint, types, layers.
 	@$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/test_layers.py

@@ -67,6 +67,7 @@ def test_two_nightly_runs_at_once_in_processes_of_their_own(lake: Path, calm: An
 
     def start(root: Path, number: int) -> subprocess.Popen[str]:
         environment = os.environ | {"PREFECT_HOME": str(tmp_path / f"home{number}"), "OMP_NUM_THREADS": "1"}
+        environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "180"
         command = [sys.executable, "-c", NIGHT, str(config), str(root)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
