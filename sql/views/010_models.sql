@@ -19,6 +19,7 @@ select
     (entry.meta ->> 'parameters')::bigint as parameters,
     (entry.meta ->> 'best_val_loss')::double as best_val_loss,
     (entry.meta ->> 'epochs')::integer as epochs,
+    nullif(entry.meta ->> 'start_model_id', '') as start_model_id,
     (entry.meta ->> 'train_images')::bigint as train_images,
     (entry.meta ->> 'train_captions')::bigint as train_captions,
     (entry.meta ->> 'val_images')::bigint as val_images,
@@ -46,6 +47,7 @@ comment on column models.prefix_length is 'Vectors given to the language model.'
 comment on column models.parameters is 'Trained parameters.';
 comment on column models.best_val_loss is 'Lowest validation loss (nats per token); the weights kept are those.';
 comment on column models.epochs is 'Passes over the captions.';
+comment on column models.start_model_id is 'The model whose weights it went on from; null for one that began anew.';
 comment on column models.train_images is 'Images it learned from.';
 comment on column models.train_captions is 'Captions it learned from.';
 comment on column models.val_images is 'Images of the validation loss.';

@@ -25,7 +25,7 @@ from clipcap.storage.manifest import Promotion, commit_generation, read_current
 from clipcap.warehouse.queries import query
 from flows.retrain import retrain
 
-pytestmark = pytest.mark.usefixtures("prefect_harness")
+pytestmark = [pytest.mark.usefixtures("prefect_harness"), pytest.mark.timeout(900)]
 
 GATE = ["gate.min_images=20", "retrain.drift_threshold=0", "evaluate.resamples=200", "evaluate.clip_score=false",
         "caption.clip_score=false"]  # fmt: skip
