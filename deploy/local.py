@@ -84,6 +84,7 @@ def main() -> None:
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's background job ignores it otherwise
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with ExitStack() as stack:
         print("starting the server …", flush=True)
