@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -16,6 +17,19 @@ from clipcap.errors import TransientError
 from clipcap.storage.lake import Lake
 from clipcap.storage.lock import one_at_a_time
 from clipcap.storage.manifest import find_recorded
+
+
+class _KnownWarning(logging.Filter):
+    """Leaves out what Prefect says before every task that has a timeout and runs in a thread, as all of ours do.
+
+    What it warns of is true: the timeout takes effect between two steps of Python, after a call that blocks.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Timeout of %s seconds configured for this task")
+
+
+logging.getLogger("prefect.task_runs").addFilter(_KnownWarning())
 
 
 async def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
