@@ -119,7 +119,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
     environment = free_of_prefect() | {
         "PREFECT_HOME": str(root / "prefect"), "PREFECT_API_URL": api, "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1", "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_HEARTBEAT_SECONDS": "3",
-        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "200",
+        "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "200", "CLIPCAP_DATA_DIR": str(root / "lake"),
     }  # fmt: skip
     told = Story(root / "clone", root / "elsewhere", root / "lake", api, environment)
     told.elsewhere.mkdir()
