@@ -116,8 +116,8 @@ def find_images(folder: Path, keys: Sequence[str], names: Mapping[str, str]) -> 
                 known.setdefault(name, []).append(file)
     found, missing = [], []
     for key in keys:
-        name = Path(names.get(key, ""))
-        candidates = [name.name, name.stem, key, key.zfill(12) if key.isdigit() else ""]
+        named = Path(names.get(key, ""))
+        candidates = [named.name, named.stem, key, key.zfill(12) if key.isdigit() else ""]
         files = next((known[name] for name in candidates if name and name in known), [])
         whole = [file for file in files if file.name in candidates or file.stem in candidates] or files
         if len(whole) > 1:
