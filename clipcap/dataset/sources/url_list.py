@@ -29,13 +29,17 @@ def read_url_list(path: Path) -> Iterator[SourceRow]:
             yield from _json_lines(path)
             return
         table = pq.read_table(path) if kind == "parquet" else _read_text(path, kind)
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        names = table.column_names
+        wanted = [name for name in names if name in _WANTED]
+        if "url" in wanted and len(wanted) == len(set(wanted)):
+            table = table.select(wanted)
+            table.validate(full=True)  # texts that are no UTF-8, lengths that a damaged file only claims
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path} cannot be read as {kind}: {str(error).splitlines()[0]}") from None
-    wanted = [name for name in table.column_names if name in _WANTED]
     if "url" not in wanted or len(wanted) != len(set(wanted)):
-        found = ", ".join(table.column_names)
+        found = ", ".join(name if name.isprintable() else repr(name) for name in names[:20])
         raise SourceError(f"{path} has the columns {found}; expected one named 'url', and none of a name twice")
-    for batch in table.select(wanted).to_batches(max_chunksize=10_000):
+    for batch in table.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
             yield SourceRow(text_of(row["url"]), captions_of(row), text_of(row.get("split")))
 

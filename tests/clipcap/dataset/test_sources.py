@@ -226,7 +226,7 @@ def test_urls_of_a_list_must_be_http(url: str):
 
 
 def test_good_urls_and_splits():
-    for url in ("http://host/a.jpg", "https://user@host:8080/a%20b.jpg?x=1#y", "HTTP://HOST/", "http://[::1]/a"):
+    for url in ("http://host/a.jpg", "https://host:8080/a%20b.jpg?x=1@2#y", "HTTP://HOST/", "http://[::1]/a"):
         assert problem_of(SourceRow(url)) == ""
     for split in ("", "train", "restval", "val", "test"):
         assert problem_of(SourceRow("http://host/", split=split)) == ""
