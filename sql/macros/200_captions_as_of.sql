@@ -12,10 +12,15 @@ stood as (
     where published.finished_at <= (select asked.finished_at from asked)
 ),
 files as (
-    select file.path, entry.created_at > asked.finished_at as is_replaced, entry.run_id
+    select
+        file.path,
+        -- what a killed run made was published by another: then only the time of its making tells
+        coalesce(maker.finished_at, entry.created_at) > asked.finished_at as is_replaced,
+        entry.run_id
     from stood
     join source_entries as entry on entry.entry_id = stood.entry_id and entry.stage = 'caption'
     join source_files as file on file.entry_id = entry.entry_id and file.kind = 'captions'
+    left join source_runs as maker on maker.run_id = entry.run_id
     cross join asked
 )
 select
