@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.quantization_config import GgufConfig
 
@@ -19,7 +21,10 @@ from clipcap.model.language_model import quiet
 from clipcap.storage.commit import sha256_of
 from clipcap.storage.manifest import digest
 
-_FAILURES = (OSError, ValueError, TypeError, LookupError, ImportError, RuntimeError, struct.error)  # of from_pretrained
+_FAILURES = (  # of from_pretrained; it refuses code in a pickle, and headers that lie, by errors of their own
+    OSError, ValueError, TypeError, LookupError, ImportError, RuntimeError, struct.error, pickle.UnpicklingError,
+    SafetensorError,
+)  # fmt: skip
 _ADVICE = (
     "give an existing folder or .gguf file, a name on the Hugging Face hub (with internet, or downloaded before), "
     'or "scratch" for a new GPT-2'
