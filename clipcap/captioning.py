@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from clipcap.config import CaptionConfig
+from clipcap.dataset.guard import Guard, GuardError, Policy
+from clipcap.dataset.guard.urls import DEFAULT_PORT
 from clipcap.dataset.sources import IMAGE_EXTENSIONS
 from clipcap.embedding.decode import decode
 from clipcap.embedding.encoder import Encoder
@@ -73,7 +74,7 @@ def caption_images(
         for row in batch:
             try:
                 pixels.append(decode(_read(row.image), encoder.preprocessing))
-            except (ImageDecodeError, OSError, ValueError, HTTPException) as error:
+            except (ImageDecodeError, OSError, ValueError) as error:
                 row.status, row.reason = "failed", str(error) or type(error).__name__
         good = [row for row in batch if row.status == "ok"]
         if good:
@@ -97,9 +98,19 @@ def _read(image: str) -> bytes:
             raise OSError("there is no such file") from None
     if not image.startswith(("http://", "https://")):
         raise ValueError("expected a file, a folder, or an http or https URL")
-    request = urllib.request.Request(image, headers={"User-Agent": "clipcap"})
-    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-        data: bytes = response.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise OSError(f"larger than {MAX_BYTES >> 20} MiB")
-    return data
+    return _fetch(image)
+
+
+def _fetch(url: str) -> bytes:
+    """Through the guard. The host that was typed may be a private one; where it redirects to may not."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    typed = f"{host}:{parts.port or DEFAULT_PORT[parts.scheme]}"
+    policy = Policy(
+        timeout_s=TIMEOUT_S, deadline_s=3 * TIMEOUT_S, retries=0, max_bytes=MAX_BYTES, allow_hosts=(typed,),
+        robots=False, opt_out_headers=False,  # those are for whoever collects, not for one picture that a person names
+    )  # fmt: skip
+    try:
+        return Guard(policy).fetch(url).data
+    except GuardError as error:
+        raise OSError(str(error)) from None

@@ -79,6 +79,10 @@ class Answers(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "file:///etc/passwd")
             self.end_headers()
+        elif self.path == "/inside.png":
+            self.send_response(302)
+            self.send_header("Location", "http://169.254.169.254/latest/meta-data/")
+            self.end_headers()
         elif self.path == "/large.png":
             self.reply(200, b"\0" * 2000)
         elif self.path == "/nonsense.png":
@@ -174,14 +178,15 @@ def test_only_failures(captioner: Captioner, tmp_path: Path):
 
 def test_urls(server: str, captioner: Captioner, images: list[str], monkeypatch):
     monkeypatch.setattr(captioning, "MAX_BYTES", 1000)
-    names = ["good", "missing", "moved", "large", "nonsense", "short", "hangs-up", "to-file"]
+    names = ["good", "missing", "moved", "large", "nonsense", "short", "hangs-up", "to-file", "inside"]
     rows = dict(zip(names, run([f"{server}/{name}.png" for name in names], captioner), strict=True))
     assert {name for name, row in rows.items() if row.status == "ok"} == {"good", "moved"}
     assert rows["good"].caption == run(images[:1], captioner)[0].caption
     assert "404" in rows["missing"].reason
-    assert "larger than" in rows["large"].reason
+    assert "above the maximum of 1,000" in rows["large"].reason
     assert all(row.reason for name, row in rows.items() if row.status == "failed")
-    assert "root:" not in rows["to-file"].reason
+    assert rows["to-file"].reason.startswith("refused: scheme 'file'")
+    assert rows["inside"].reason == "refused: metadata service's address 169.254.169.254 (after a redirect)"
 
 
 def test_a_server_that_is_not_there(captioner: Captioner):
