@@ -22,6 +22,6 @@ comment on column source_captions.run_id is 'The run that wrote the caption.';
 comment on column source_captions.caption is 'The caption.';
 comment on column source_captions.log_probability is 'Sum over its tokens (natural logarithm).';
 comment on column source_captions.tokens is 'Tokens of the caption.';
-comment on column source_captions.clip_score is 'CLIPScore; null until scored.';
+comment on column source_captions.clip_score is 'CLIPScore, 0 to 2.5: how well the caption fits the image, by the encoder that embedded it; null where it was not scored.';
 comment on column source_captions.created_at is 'When it was written.';
 comment on column source_captions.file is 'The file, relative to the lake.';

@@ -26,7 +26,7 @@ comment on column captions.run_id is 'The run that wrote it.';
 comment on column captions.batch_id is 'The batch that the image landed with.';
 comment on column captions.shard_id is 'The shard that the image was downloaded into.';
 comment on column captions.split is 'Karpathy split: train, restval, val, test; empty where the source names none.';
-comment on column captions.clip_score is 'CLIPScore; null until scored.';
+comment on column captions.clip_score is 'CLIPScore, 0 to 2.5: how well the caption fits the image, by the encoder that embedded it; null where it was not scored.';
 comment on column captions.log_probability is 'Sum over its tokens (natural logarithm).';
 comment on column captions.tokens is 'Tokens of the caption.';
 comment on column captions.created_at is 'When it was written.';

@@ -54,5 +54,5 @@ comment on column lineage.sha256 is 'Of the image''s bytes.';
 comment on column lineage.image_url is 'Where the image comes from.';
 comment on column lineage.batch_id is 'The batch that the image landed with.';
 comment on column lineage.shard_id is 'The shard that the image was downloaded into.';
-comment on column lineage.clip_score is 'CLIPScore; null until scored.';
+comment on column lineage.clip_score is 'CLIPScore, 0 to 2.5: how well the caption fits the image, by the encoder that embedded it; null where it was not scored.';
 comment on column lineage.created_at is 'When the caption was written.';

@@ -21,6 +21,11 @@ select
     max(value) filter (where metric = 'vocabulary') as vocabulary,
     max(value) filter (where metric = 'unique_share') as unique_share,
     max(value) filter (where metric = 'mean_length') as mean_length,
+    max(value) filter (where metric = 'clip_score') as clip_score,
+    max(value) filter (where metric = 'ref_clip_score') as ref_clip_score,
+    max(value) filter (where metric = 'novel_share') as novel_share,
+    max(value) filter (where metric = 'meteor') as meteor,
+    max(value) filter (where metric = 'spice') as spice,
     max(images) as images,
     max(created_at) as created_at
 from latest
@@ -42,5 +47,10 @@ comment on column metrics_by_model.distinct_2 is 'Share of distinct pairs of wor
 comment on column metrics_by_model.vocabulary is 'Distinct words.';
 comment on column metrics_by_model.unique_share is 'Share of captions that occur once.';
 comment on column metrics_by_model.mean_length is 'Words per caption.';
+comment on column metrics_by_model.clip_score is 'CLIPScore, mean over images; only comparable between models of one encoder.';
+comment on column metrics_by_model.ref_clip_score is 'RefCLIPScore, mean over images.';
+comment on column metrics_by_model.novel_share is 'Share of captions that are no training caption; null where these are not known.';
+comment on column metrics_by_model.meteor is 'METEOR over the corpus; null where it was not asked for.';
+comment on column metrics_by_model.spice is 'SPICE, mean over images; null where it was not asked for.';
 comment on column metrics_by_model.images is 'Images that were scored.';
 comment on column metrics_by_model.created_at is 'When it was evaluated.';
