@@ -116,6 +116,8 @@ def _once(settings: Config, data_dir: str | None, force: bool = False) -> dict[s
     add_stage(context, stages, "train", [candidate.job], 1, candidate.job.rows)
     require_room(context, stages, force)
     decision, report = candidate.run()
+    if decision is None:
+        return outcome | {"model_id": candidate.model_id, "reason": "another run promoted the same model meanwhile"}
     return outcome | {
         "production_model_id": decision.production_model_id,
         "model_id": candidate.model_id,
@@ -184,8 +186,12 @@ class Candidate:
                 return f"{self.model_id} was {decision.verdict} by these limits already: {decision.reason}"
         return ""
 
-    def run(self) -> tuple[Decision, str]:
-        """Trains, judges and publishes; what it decided, and the report's path."""
+    def run(self) -> tuple[Decision | None, str]:
+        """Trains, judges and publishes.
+
+        Returns:
+            The decision and the report's path; None and "" where another run was faster with this very model.
+        """
         context = self.context
         if self.leave_out:
             say("train", f"{len(self.leave_out):,} images of the evaluation set are left out of training")
@@ -204,6 +210,8 @@ class Candidate:
                 say("gate", str(error))
                 context.index = self.judging.index = EntryIndex(context.lake)
                 self.production = production_model(context)
+                if self.production and self.production.meta["model_id"] == self.model_id:
+                    return None, ""
                 continue
             break
         self._tell(decision, report)

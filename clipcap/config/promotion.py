@@ -34,4 +34,4 @@ class RetrainConfig(Section):
     start: Literal["fresh", "warm"] = "fresh"
     """A new model, or one that goes on from production's weights."""
     recaption: bool = False
-    """After a promotion, caption earlier batches again with the new model."""
+    """After a promotion, caption earlier batches with the new model at once, instead of in the next night."""
