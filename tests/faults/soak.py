@@ -1,7 +1,7 @@
 """Nights in a loop: does anything grow that should not?
 
 One process lands a small batch, runs the nightly flow on it (the real one, with its orchestrator and its downloads) and
-collects garbage, again and again. After each night it notes its memory, its open files and threads, the files of the
+the maintenance flow, again and again. After each night it notes its memory, its open files and threads, the files of the
 lake, and what a new catalog costs. A line is fitted to the second half of each; the verdict is about what that line
 gains. Prints one JSON document; the exit code is 1 where something leaks.
 
@@ -135,10 +135,10 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
     from clipcap.config import load_config
     from clipcap.dataset.scene_captions import captions
     from clipcap.dataset.scenes import render_jpeg, scene
-    from clipcap.storage.collect import collect
     from clipcap.storage.lake import Lake
     from clipcap.storage.manifest import read_current
     from flows.landing import land_source
+    from flows.maintenance import cleanup
     from flows.nightly import caption_nightly
     from flows.pipeline import pipeline
 
@@ -163,7 +163,7 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
         before = set(read_current(lake).entries)
         land_source(lake, load_config(config, overrides))
         caption_nightly(config, overrides, str(lake.root))
-        collect(lake, keep_generations=KEPT, keep_days=0)
+        cleanup(config, [*overrides, "maintenance.keep_days=0", f"maintenance.keep_generations={KEPT}"], str(lake.root))
         entries = read_current(lake).entries
         new = [entry for id, entry in entries.items() if id not in before]
         expected = sum(len(entry.files) for entry in new) + 1  # and its report
