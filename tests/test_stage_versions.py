@@ -25,23 +25,27 @@ _DECODING = ["decoding/*.py"]
 STAGES: dict[str, list[str]] = {
     # the first module holds VERSION; what renders and serves the sample decides what its URLs mean, so it is landing's
     "land": ["dataset/land.py", "dataset/sources/*.py", "dataset/sample.py", "dataset/scenes.py",
-             "dataset/scene_captions.py", "dataset/serve.py", "storage/ledger.py"],
-    "download": ["dataset/download.py", "dataset/extract.py", "dataset/shards.py"],
+             "dataset/scene_captions.py", "dataset/serve.py", "dataset/archives.py", "storage/ledger.py"],
+    "download": ["dataset/download.py", "dataset/extract.py", "dataset/shards.py", "dataset/archives.py",
+                 "dataset/guard/*.py", "images.py"],
     "adopt": ["embedding/adopt.py", "embedding/exchange.py"],
     "embed_text": ["embedding/embed_text.py"],
     "duplicates": ["embedding/duplicates.py", "embedding/neighbours.py"],
     "embed": [
         "embedding/embed.py", "embedding/decode.py", "embedding/encoder.py", "embedding/forward.py",
-        "embedding/towers.py", "embedding/store.py",
+        "embedding/towers.py", "embedding/store.py", "images.py",
     ],
+    "freeze": ["dataset/evaluation_set.py"],
     "train": ["training/train_model.py", "training/*.py", *_MODEL],
     "caption": ["decoding/caption_shard.py", *_DECODING, *_MODEL],
     "evaluate": ["metrics/evaluate_model.py", "metrics/*.py", *_DECODING, "../sql/metrics/*.sql"],
     "compare": ["metrics/compare.py", "metrics/bootstrap.py", "metrics/corpus_sums.py"],
 }  # fmt: skip
 """Patterns below clipcap/."""
-_NOT_DECIDING = {"metrics/coco_files.py"}
-"""Read files for a person, never for a stage."""
+_NOT_DECIDING = {
+    "metrics/coco_files.py", "training/gate.py", "training/due.py", "training/drift.py", "training/registry.py",
+}  # fmt: skip
+"""Read files for a person, or decide whether a stage runs and what is promoted, but no stage's output."""
 
 
 def files_of(stage: str) -> list[Path]:
