@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,7 +27,12 @@ def open_lake(data_dir: str | None, must_exist: bool = True) -> Any:
     lake = Lake(resolve_data_dir(data_dir))
     if must_exist and not lake.exists(lake.current):
         raise DataError(
-            f"there is no lake at {lake.address}: name one with --data-dir or CLIPCAP_DATA_DIR, or make one with "
-            "`clipcap run`"
+            f"there is no lake at {lake.address}: name one with --data-dir or CLIPCAP_DATA_DIR{_nearby()}, or make one "
+            "with `clipcap run`"
         )
     return lake
+
+
+def _nearby() -> str:
+    """The lake that `make run` leaves, where it is there."""
+    return " (there is one: --data-dir data/sample)" if Path("data/sample/CURRENT").is_file() else ""

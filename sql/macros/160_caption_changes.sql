@@ -34,4 +34,4 @@ select
 from pairs
 order by change desc, pairs.sample_key;
 
-comment on macro table caption_changes is 'One row per image that two models caption differently: both captions, change (share of words that only one has), CLIPScores and their difference (b minus a).';
+comment on macro table caption_changes is 'One row per image that two models caption differently: sample_key, image_url, caption_a, caption_b, change (share of words that only one has), clip_score_a, clip_score_b, clip_score_difference (b minus a), split.';

@@ -35,4 +35,4 @@ from uses
 left join reference_uses on reference_uses.word = uses.word
 order by uses.uses desc, uses.word;
 
-comment on macro table word_frequencies is 'One row per word of a model''s captions: uses, captions with it, share of captions with it, reference_share (share of the same images'' reference captions with it).';
+comment on macro table word_frequencies is 'One row per word of a model''s captions: word, uses, captions (with it), share (of captions with it), reference_share (of the same images'' reference captions with it).';

@@ -36,4 +36,4 @@ join source_captions as caption on caption.file = files.path
 left join source_urls as image on image.sample_key = caption.sample_key
 where caption.caption <> '';
 
-comment on macro table captions_as_of is 'One row per image and model, the captions that stood when a run was published: caption, run_id and clip_score are null where that model has captioned the shard again since, in replaced_by_run.';
+comment on macro table captions_as_of is 'One row per image and model, the captions that stood when a run was published: sample_key, image_url, caption, model_id, run_id, clip_score, replaced_by_run (that model has captioned the shard again since: caption, run_id and clip_score are null).';

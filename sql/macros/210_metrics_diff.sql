@@ -49,4 +49,4 @@ from pairs
 left join outcomes on outcomes.split = pairs.split and outcomes.metric = pairs.metric
 order by pairs.split, pairs.metric;
 
-comment on macro table metrics_diff is 'One row per split and metric of two models: value_a, value_b, difference (b minus a), images, and on how many of them b wins, ties or loses. With intervals: the view comparisons.';
+comment on macro table metrics_diff is 'One row per split and metric of two models: split, metric, value_a, value_b, difference (b minus a), images, wins, ties, losses (images on which b is better, equal, worse). With intervals: the view comparisons.';

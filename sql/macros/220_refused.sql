@@ -21,4 +21,4 @@ from refusals as outcome
 group by outcome.stage, outcome.status, outcome.kind
 order by images desc, stage_order(outcome.stage), outcome.status, reason;
 
-comment on macro table refused is 'One row per stage, status and reason for which images fell away (of one batch, or of all): images, batches, and an example of each. Numbers in reasons are written N.';
+comment on macro table refused is 'One row per stage, status and reason for which images fell away (of one batch, or of all): stage, status, reason (numbers in it written N), images, batches, and of one of them example_reason, example_url, example_key.';

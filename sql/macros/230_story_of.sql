@@ -19,4 +19,4 @@ left join source_captions as written
 where outcome.sample_key = sample_key
 order by stage_order(outcome.stage), outcome.created_at, by_what;
 
-comment on macro table story_of is 'One row per stage, encoder and model that one image went through, in order: outcome, reason, and the captions that were written for it.';
+comment on macro table story_of is 'One row per stage, encoder and model that one image went through, in order: created_at, stage, by_what, status, reason, caption, clip_score, batch_id, shard_id, image_url.';
