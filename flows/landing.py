@@ -8,7 +8,7 @@ from typing import Any
 from clipcap.config import Config
 from clipcap.dataset import inbox
 from clipcap.dataset.land import land, read_landing
-from clipcap.errors import ClipCapError, TransientError
+from clipcap.errors import ClipCapError, SourceError, TransientError
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import EntryIndex, commit_generation
 from flows.events import emit
@@ -45,7 +45,12 @@ def land_inbox(lake: Lake, config: Config, run_id: str = "", dry_run: bool = Fal
     if not config.inbox.folder:
         return []
     rows = []
-    for dropped in inbox.look(Path(config.inbox.folder), config.inbox.settle_s):
+    try:
+        found = inbox.look(Path(config.inbox.folder), config.inbox.settle_s)
+    except (SourceError, OSError) as error:  # a disk that is not mounted tonight is no reason to caption nothing
+        say("inbox", f"FAILED: {error}")
+        return [{"name": "inbox", "status": "failed", "batch_id": "", "rows": {}, "reason": str(error)}]
+    for dropped in found:
         row: dict[str, Any] = {"name": dropped.path.name, "status": "waiting", "batch_id": "", "rows": {}, "reason": ""}
         if dropped.waits_for:
             row["reason"] = dropped.waits_for

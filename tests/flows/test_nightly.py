@@ -223,6 +223,15 @@ def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
     assert [row["name"] for row in again["inbox"]] == ["urls.csv.part"] and again["new"] == 0
 
 
+def test_an_inbox_that_cannot_be_read_fails_the_night_after_its_work(
+    small_run: Any, copied: Lake, tmp_path: Path
+) -> None:
+    land_source(copied, packed(tmp_path / "beach.tar", 3, 3))
+    with pytest.raises(NightFailed, match=r"1 ok .* inbox\.folder: there is no folder") as end:
+        caption_nightly("sample", [*small_run.overrides, f"inbox.folder={tmp_path / 'gone'}"], str(copied.root))
+    assert end.value.summary["captions"] == 3 and len(captions(copied)) > 3
+
+
 def test_without_a_model_in_production_it_says_what_to_do(tmp_path: Path, holiday: Path) -> None:
     lake = Lake(tmp_path / "lake")
     land_source(lake, holiday)

@@ -129,7 +129,10 @@ def test_a_block_hears_too(listener: Listener) -> None:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     CustomWebhookNotificationBlock(
-        name="mine", url=listener.address, method="POST", json_data={"text": "{{body}}", "subject": "{{subject}}"},
+        name="mine",
+        url=listener.address,
+        method="POST",
+        json_data={"text": "{{body}}", "subject": "{{subject}}"},
         allow_private_urls=True,
     ).save("mine", overwrite=True)
     config = NotifyConfig(block="custom-webhook/mine")
