@@ -24,9 +24,12 @@ def one_at_a_time(lake: Lake, name: str) -> Iterator[None]:
     """
     file = lake.scratch / "locks" / hashlib.sha256(name.encode()).hexdigest()[:32]
     with explaining(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o666)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o666)
+            except FileNotFoundError:
+                continue  # the collector has just removed the folder
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_still(file, descriptor):
                 break

@@ -1,9 +1,9 @@
 """Nights in a loop: does anything grow that should not?
 
-One process lands a small batch, runs the nightly flow on it (the real one, with its orchestrator and its downloads) and
-the maintenance flow, again and again. After each night it notes its memory, its open files and threads, the files of the
-lake, and what a new catalog costs. A line is fitted to the second half of each; the verdict is about what that line
-gains. Prints one JSON document; the exit code is 1 where something leaks.
+One process lands a small batch and runs the nightly flow on it (the real one, with its orchestrator and its downloads)
+and the maintenance flow, again and again. After each night it notes its memory, its open files and threads, the files
+of the lake, and what a new catalog costs. A line is fitted to the second half of each; the verdict is about what that
+line gains. Prints one JSON document; the exit code is 1 where something leaks.
 
     make soak                       an hour
     SOAK_MINUTES=10 make soak
