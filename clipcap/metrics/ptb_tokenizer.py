@@ -250,7 +250,8 @@ _rule(r"-[lr][rcs]b-", flags=re.IGNORECASE)
 _PATH = r"(?:/[^\s\"<>|()]+[^\s\"<>|.!?(){},-])?"
 _rule(r"https?://[^\s\"<>|(){}]+[^\s\"<>|.!?(){},-]", flags=re.IGNORECASE)
 _rule(rf"www\.(?:[^\s\"<>|.!?(){{}},]+\.)+[A-Za-z]{{2,4}}{_PATH}", flags=re.IGNORECASE)
-_rule(rf"(?:[^\s\"`'<>|.!?(){{}},-_$]{{1,63}}\.)+(?i:com|net|org|edu){_PATH}")  # ",-_" is a range, and holds capitals
+# ",-_" is a range and holds digits and capitals, as the original does, perhaps by mistake.
+_rule(rf"(?:[^\s\"`'<>|.!?(){{}},-_$]{{1,63}}\.){{1,9}}(?i:com|net|org|edu){_PATH}")
 _rule(rf"{_PART}(?:\.{_PART})*\.(?:{_any_of(FILE_ENDINGS)})(?=[\s.,!?]|$)", flags=re.IGNORECASE)
 _rule(r"@[A-Za-z_][A-Za-z_0-9]*")
 _rule(rf"#{_LETTER}+")

@@ -4,8 +4,8 @@
 
 Peak memory is that of the whole process that scores, as the kernel counts it (ru_maxrss); the captions are made by
 another process before. They are spliced from the real ones of ../shared/flickr8k: the first words of one caption and
-the last of another, references mostly from the same image; in one of ten captions one word is replaced by one of 100,000
-that do not exist, so that the vocabulary is large, too.
+the last of another, mostly of the same image; in one of ten captions one word is replaced by one of 100,000 that do not
+exist, so that the vocabulary is large, too.
 """
 
 from __future__ import annotations

@@ -61,6 +61,37 @@ def test_coco_example_scores_as_published(shared):
     assert scores.corpus == pytest.approx(COCO_EXAMPLE, abs=1e-9)
 
 
+def coco_example(shared):
+    folder = shared / "fixtures" / "coco_example"
+    return load_candidates(folder / "candidates.json"), load_references(folder / "references.json")
+
+
+@pytest.mark.parametrize("metric", DEFAULT)
+def test_each_image_of_the_coco_example_scores_as_by_the_reference_implementation(shared, metric):
+    """The reference's values as they were on the day of the golden set, with ten digits, in the candidates' order."""
+    expected = json.loads((GOLDEN / "coco_example_per_image.json").read_text())[metric]
+    candidates, references = coco_example(shared)
+    found = score(candidates, references, [metric]).per_image[metric]
+    assert list(found) == list(candidates)
+    assert list(found.values()) == pytest.approx(expected, abs=1e-9)
+
+
+def test_each_image_of_the_coco_example_scores_as_by_the_reference_that_is_installed(shared):
+    """From its own tokens, so that it needs no Java."""
+    bleu = pytest.importorskip("pycocoevalcap.bleu.bleu")
+    cider = pytest.importorskip("pycocoevalcap.cider.cider")
+    rouge = pytest.importorskip("pycocoevalcap.rouge.rouge")
+    folder = shared / "fixtures" / "coco_example"
+    candidates, references = coco_example(shared)
+    ours = score(candidates, references)
+    gts, res = (json.loads((folder / f"{name}_ptb.json").read_text()) for name in ("references", "candidates"))
+    gts, res = {key: gts[key] for key in candidates}, {key: res[key] for key in candidates}
+    theirs = dict(zip(DEFAULT, bleu.Bleu(4).compute_score(gts, res, verbose=0)[1], strict=False))
+    theirs |= {"rouge_l": rouge.Rouge().compute_score(gts, res)[1], "cider": cider.Cider().compute_score(gts, res)[1]}
+    for metric in DEFAULT:
+        assert list(ours.per_image[metric].values()) == pytest.approx(list(theirs[metric]), abs=1e-9), metric
+
+
 @pytest.mark.parametrize("name", ["candidates", "references"])
 def test_coco_example_is_tokenized_as_by_the_reference_implementation(shared, name):
     folder = shared / "fixtures" / "coco_example"
