@@ -23,16 +23,16 @@ from clipcap.warehouse.checks import CheckResult, run_checks
 Row = dict[str, Any]
 
 METRICS = {
-    "cider": ("CIDEr", "agreement with the references, rare words count more"),
+    "cider": ("CIDEr", "shared words, rare ones count more"),
     "bleu_4": ("BLEU-4", "runs of four words that the references share"),
     "bleu_3": ("BLEU-3", "word triples that the references share"),
     "bleu_2": ("BLEU-2", "word pairs that the references share"),
     "bleu_1": ("BLEU-1", "words that the references share"),
     "rouge_l": ("ROUGE-L", "longest common subsequence"),
-    "meteor": ("METEOR", "words that the references share, stems and synonyms too"),
-    "spice": ("SPICE", "objects, attributes and relations that the references share"),
-    "clip_score": ("CLIPScore", "how well caption and image agree, without references"),
-    "ref_clip_score": ("RefCLIPScore", "how well the caption agrees with image and references"),
+    "meteor": ("METEOR", "the same with stems and synonyms"),
+    "spice": ("SPICE", "objects and relations that the references share"),
+    "clip_score": ("CLIPScore", "agreement of caption and image"),
+    "ref_clip_score": ("RefCLIPScore", "agreement with image and references"),
     "distinct_1": ("distinct-1", "different words among all words"),
     "distinct_2": ("distinct-2", "different word pairs among all pairs"),
     "vocabulary": ("vocabulary", "different words"),
