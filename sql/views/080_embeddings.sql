@@ -17,4 +17,4 @@ comment on column embeddings.batch_id is 'The batch that the image landed with.'
 comment on column embeddings.shard_id is 'The shard that the image was downloaded into.';
 comment on column embeddings.encoder_id is 'The encoder: <encoder>@<first 12 digits of its weights'' hash>.';
 comment on column embeddings.sha256 is 'Of the image''s bytes.';
-comment on column embeddings.clip_embedding is 'The encoder''s output; cast to FLOAT[512], or the model''s clip_dim, for array_cosine_similarity.';
+comment on column embeddings.clip_embedding is 'The encoder''s output, stored as float16: list_cosine_similarity compares two; array functions want a cast, to FLOAT[512] or the encoder''s clip_dim.';

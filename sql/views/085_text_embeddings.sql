@@ -19,4 +19,4 @@ comment on column text_embeddings.caption is 'The reference caption.';
 comment on column text_embeddings.batch_id is 'The batch that the image landed with.';
 comment on column text_embeddings.shard_id is 'The shard that the image was downloaded into.';
 comment on column text_embeddings.encoder_id is 'The encoder: <encoder>@<first 12 digits of its weights'' hash>.';
-comment on column text_embeddings.clip_embedding is 'The encoder''s output; cast to FLOAT[512], or the model''s clip_dim, for array_cosine_similarity.';
+comment on column text_embeddings.clip_embedding is 'The encoder''s output, in the space of embeddings.clip_embedding.';

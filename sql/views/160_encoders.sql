@@ -29,7 +29,7 @@ from embedded;
 comment on view encoders is 'One row per encoder that has embedded images of this lake.';
 comment on column encoders.encoder_id is 'The encoder: <encoder>@<first 12 digits of its weights'' hash>; names its vectors in embeddings and text_embeddings.';
 comment on column encoders.encoder is 'Its name, as embed.encoder in the configuration.';
-comment on column encoders.clip_dim is 'Numbers in one of its vectors.';
+comment on column encoders.clip_dim is 'Numbers in what models read of it: its vectors, or its features where its name ends in tower or tokens.';
 comment on column encoders.images is 'Images that it has embedded.';
 comment on column encoders.batches is 'Batches that they are of.';
 comment on column encoders.is_production is 'Whether the model in production reads its vectors.';

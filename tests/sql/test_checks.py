@@ -257,13 +257,21 @@ def test_an_output_of_the_future(tiny, tmp_path, ahead, fires):
     [([0, 0, 0, 0], 4), ([1, float("nan"), 0, 0], 4), ([1, float("inf"), 0, 0], 4), ([1, 0, 0], 3)],
 )
 def test_an_embedding_that_is_no_vector(tiny, tmp_path, vector, dim):
+    """One of four; the others have four numbers."""
     path = f"embeddings/{ENCODER}/{BATCH}/{SHARDS[1]}.parquet"
     _, rows = tiny.tables[path]
     rows[0]["clip_embedding"] = np.array(vector, np.float16)
     schema = EMBEDDINGS.set(2, pa.field("clip_embedding", pa.list_(pa.float16(), dim)))
     tiny.tables[path] = (schema, rows)
     [row] = failures(tiny, tmp_path)["embeddings_are_vectors"]
-    assert (row["sample_key"], row["encoder_id"], row["numbers"], row["clip_dim"]) == (key(4), ENCODER, dim, 4)
+    assert (row["sample_key"], row["encoder_id"], row["numbers"], row["most_have"]) == (key(4), ENCODER, dim, 4)
+
+
+def test_features_beside_a_vector_may_have_another_size(tiny, tmp_path):
+    """Of an encoder whose patch tokens are stored too, the manifest records their size and not the vector's."""
+    for name in [name for name in tiny.entries if name.startswith("embed/")]:
+        tiny.entries[name]["meta"]["clip_dim"] = 768
+    assert failures(tiny, tmp_path) == {}
 
 
 def test_the_settings_of_the_configuration_are_what_the_statements_say():
