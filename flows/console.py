@@ -52,10 +52,17 @@ def show_log() -> None:
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.addFilter(_redacted)
     logger = logging.getLogger("clipcap")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _redacted(record: logging.LogRecord) -> bool:
+    """Takes secrets and terminal codes out of a line, whatever was put into it. It has no other handler."""
+    record.msg, record.args = shown(redact_text(record.getMessage())), None
+    return True
 
 
 def print_json(value: Any) -> None:

@@ -187,6 +187,22 @@ class TestSecrets:
             assert isinstance(function(text), str)
         assert "s3cret" not in redact_text(f"https://u:s3cret@h.test/{text.replace('s3cret', '')}")
 
+    def test_log_lines_and_messages_of_the_command_line(self, capsys):
+        import logging
+
+        from flows import console
+
+        logger = logging.getLogger("clipcap")
+        before = (logger.handlers, logger.level, logger.propagate)
+        try:
+            console.show_log()
+            logging.getLogger("clipcap.flows").info("land %s", "https://h.test/x.tar?sig=s3cret\x1b[31m")
+        finally:
+            logger.handlers, logger.level, logger.propagate = before
+        line = capsys.readouterr().err
+        assert "https://h.test/x.tar?***" in line and "s3cret" not in line and "\x1b" not in line
+        assert console.message(ValueError("no https://h.test/?k=s3cret\x1b[2J")) == "no https://h.test/?***"
+
     def test_landing_refuses_a_password_and_stores_it_nowhere(self, tmp_path: Path):
         (tmp_path / "l.csv").write_text("url,caption\nhttp://me:s3cret@a.test/1.jpg,x\nhttp://a.test/2.jpg,y\n")
         lake = Lake(tmp_path / "lake")
