@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 
@@ -86,8 +87,8 @@ def score(
             values.update(found)
             counts = found.counts
         if "rouge_l" in metrics:
-            found_rouge = rouge_l_many(list(tokenized.values()), [tokenized_references[key] for key in tokenized])
-            rouge = dict(zip(tokenized, found_rouge.tolist(), strict=True))
+            of_each = rouge_l_many(list(tokenized.values()), [tokenized_references[key] for key in tokenized])
+            rouge = dict(zip(tokenized, of_each.tolist(), strict=True))
             values["rouge_l"] = sum(rouge.values()) / len(rouge), rouge
         if "meteor" in metrics:
             values["meteor"], counts = _meteor(tokenized, tokenized_references, counts)
@@ -134,4 +135,4 @@ def _tokenize_references(
 ) -> dict[str, list[str]]:
     """The references of the candidates' images, tokenized in one call."""
     texts = iter(tokenize([text for key in candidates for text in references[key]]))
-    return {key: [next(texts) for _ in references[key]] for key in candidates}
+    return {key: list(islice(texts, len(references[key]))) for key in candidates}

@@ -4,7 +4,8 @@
     python tests/benchmarks/metrics_vs_pycocoevalcap.py --references R.json --candidates C.json
 
 Both read the same captions and compute BLEU-1..4, ROUGE-L and CIDEr for the set and each image, tokenization included.
-They take turns, and the ratio is taken in each round, so that a busy machine slows both. Without files the captions are
+They take turns, and the ratio is taken in each round, so that a busy machine slows both; the ratio of processor time is
+given beside that of the clock. Without files the captions are
 those of ../shared/flickr8k: references of the first images, and for each that one of 50 captions of the other images
 that has most words in common. It needs `pip install pycocoevalcap` (here, or elsewhere on PYTHONPATH).
 """
@@ -54,10 +55,11 @@ def flickr8k(images: int) -> tuple[Captions, References]:
     return candidates, references
 
 
-def seconds(work: Callable[[], object]) -> tuple[float, object]:
-    start = time.perf_counter()
+def seconds(work: Callable[[], object]) -> tuple[float, float, object]:
+    """Seconds on the clock, seconds of all cores (Java's included), and the result."""
+    start, used = time.perf_counter(), sum(os.times()[:4])
     result = work()
-    return time.perf_counter() - start, result
+    return time.perf_counter() - start, sum(os.times()[:4]) - used, result
 
 
 def theirs(candidates: Captions, references: References) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -80,12 +82,12 @@ def theirs(candidates: Captions, references: References) -> tuple[dict[str, floa
 def parts(candidates: Captions, references: References) -> dict[str, float]:
     """Where our time goes."""
     texts = [text for key in candidates for text in references[key]]
-    first, tokenized = seconds(lambda: tokenize([*candidates.values(), *texts]))
+    first, _, tokenized = seconds(lambda: tokenize([*candidates.values(), *texts]))
     own = dict(zip(candidates, tokenized, strict=False))
     rest = iter(tokenized[len(candidates) :])
     others = {key: [next(rest) for _ in references[key]] for key in candidates}
-    second, _ = seconds(lambda: ngram_metrics(own, others))
-    third, _ = seconds(lambda: rouge_l_many(list(own.values()), list(others.values())))
+    second, _, _ = seconds(lambda: ngram_metrics(own, others))
+    third, _, _ = seconds(lambda: rouge_l_many(list(own.values()), list(others.values())))
     return {"tokenize_s": round(first, 3), "bleu_and_cider_s": round(second, 3), "rouge_l_s": round(third, 3)}
 
 
@@ -104,13 +106,16 @@ def main() -> None:
         candidates, references = flickr8k(options.images)
 
     score(dict(list(candidates.items())[:10]), references)  # what is imported on the first call
-    our_seconds, their_seconds = [], []
+    our_seconds, their_seconds, our_cpu, their_cpu = [], [], [], []
     for _ in range(options.rounds):
-        took, (their_values, their_each) = seconds(lambda: theirs(candidates, references))
+        took, used, (their_values, their_each) = seconds(lambda: theirs(candidates, references))
         their_seconds.append(took)
-        took, ours = seconds(lambda: score(candidates, references))
+        their_cpu.append(used)
+        took, used, ours = seconds(lambda: score(candidates, references))
         our_seconds.append(took)
+        our_cpu.append(used)
     ratios = [slow / fast for slow, fast in zip(their_seconds, our_seconds, strict=True)]
+    cpu_ratios = [slow / fast for slow, fast in zip(their_cpu, our_cpu, strict=True)]
     print(
         json.dumps(
             {
@@ -121,6 +126,9 @@ def main() -> None:
                 "pycocoevalcap_s": [round(s, 3) for s in their_seconds],
                 "ratios": [round(ratio, 2) for ratio in ratios],
                 "median_ratio": round(statistics.median(ratios), 2),
+                "cpu_s": {"clipcap": [round(s, 2) for s in our_cpu], "pycocoevalcap": [round(s, 2) for s in their_cpu]},
+                "median_cpu_ratio": round(statistics.median(cpu_ratios), 2),
+                "load": [round(load, 1) for load in os.getloadavg()],
                 "parts": parts(candidates, references),
                 "largest_difference": {
                     "corpus": max(abs(ours.corpus[name] - their_values[name]) for name in DEFAULT),

@@ -123,8 +123,10 @@ def test_no_bit_depends_on_threads_or_on_the_order_of_references(monkeypatch):
     candidates = {f"{place} {key}": text for place, (texts, _) in enumerate(sets) for key, text in texts.items()}
     references = {f"{place} {key}": texts for place, (_, sides) in enumerate(sets) for key, texts in sides.items()}
     expected = ngram_metrics(candidates, references)
+    monkeypatch.setattr(coco, "_SMALL", 1)
+    monkeypatch.setattr(coco, "_CHUNK", 7)
     for threads in (1, 3):
-        monkeypatch.setattr(coco, "_SETTINGS", {"threads": threads, "preserve_insertion_order": False})
+        monkeypatch.setattr(coco.os, "cpu_count", lambda threads=threads: threads)
         shuffled = {key: rng.sample(texts, len(texts)) for key, texts in references.items()}
         found = ngram_metrics(candidates, shuffled)
         assert found == expected
