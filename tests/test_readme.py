@@ -71,12 +71,18 @@ def test_make_targets_exist() -> None:
 
 def test_deployments_and_pool_are_those_of_prefect_yaml() -> None:
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
-    flow_names = {"flows/pipeline.py": "pipeline", "flows/nightly.py": "caption-nightly", "flows/publish.py": "publish"}
+    flow_names = {
+        "flows/pipeline.py": "pipeline", "flows/nightly.py": "caption-nightly", "flows/publish.py": "publish",
+        "flows/retrain.py": "retrain", "flows/maintenance.py": "maintenance",
+    }  # fmt: skip
     names = {f"{flow_names[d['entrypoint'].partition(':')[0]]}/{d['name']}" for d in deployed["deployments"]}
-    assert names == {"pipeline/pipeline", "caption-nightly/nightly", "publish/report"}
-    assert set(re.findall(r"`((?:pipeline|caption-nightly|publish)/[a-z-]+)`", README)) <= names
+    fixed = {"pipeline/pipeline", "caption-nightly/nightly", "retrain/on-new-data", "publish/report"}
+    assert names == fixed | {"maintenance/cleanup"}
+    assert set(re.findall(rf"[`'](({'|'.join(flow_names.values())})/[a-z-]+)[`']", README)) == {
+        (name, name.partition("/")[0]) for name in names
+    }
     assert {d["work_pool"]["name"] for d in deployed["deployments"]} == set(
-        re.findall(r"work-pool create ([a-z]+)", README)
+        re.findall(r"worker start --pool ([a-z]+)", README)
     )
 
 
