@@ -82,6 +82,14 @@ def test_plots_have_their_numbers_in_tables(page):
     assert ["3", "4", "0"] in lengths or ["3", "4", "8"] in lengths  # four captions of three words
 
 
+def test_no_area_hides_a_line(page):
+    """The lengths of the captions are an area; those of the references are drawn over it."""
+    drawn = [(tag, a.get("class")) for tag, a in page.tags if tag in ("svg", "polygon", "polyline")]
+    start = next(n for n, (tag, _) in enumerate(drawn) if tag == "polygon")
+    lengths = drawn[start : next(n for n in range(start, len(drawn)) if drawn[n][0] == "svg")]
+    assert lengths == [("polygon", "this"), ("polyline", "this"), ("polyline", "other")]
+
+
 def test_the_sample_is_the_same_for_the_same_seed(tiny):
     tiny.commit()
     first = render_report(tiny.lake, RUN, ReportConfig(seed=3)).read_bytes()
