@@ -65,7 +65,7 @@ def beside_work(folder: Path, images: int, shards: int, repeats: int) -> dict[st
     def parts(context: RunContext) -> tuple[list[Any], Any]:
         return context.index.of_stage("download"), context.index.of_stage("train")[0]
 
-    @flow
+    @flow(validate_parameters=False)
     def orchestrated(context: RunContext) -> tuple[float, float]:
         downloads, model = parts(context)
         start, used = time.perf_counter(), time.process_time()
