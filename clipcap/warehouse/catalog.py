@@ -30,8 +30,11 @@ from clipcap.storage.migrations import FORM, MIGRATIONS
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of this module's share in a catalog's contents; a change of the .sql files alone counts by itself."""
+
+STORAGE = "v1.2.0"
+"""Form of the file: that of the oldest DuckDB whose shell can still run the views."""
 
 KINDS = {  # kind of file in the manifest → the source that shows such files
     "urls": "source_urls",
@@ -91,12 +94,14 @@ def build_catalog(lake: Lake, generation: Generation, target: Path | None = None
         aside = folder / "catalog.duckdb"
         _fetch(lake, generation)
         try:
-            with explaining(target), duckdb.connect(str(aside)) as connection:
+            with explaining(target), duckdb.connect() as connection:
+                connection.execute(f"attach {quoted(str(aside))} as catalog (storage_version {quoted(STORAGE)})")
+                connection.execute("use catalog")
                 connection.execute(f"set variable lake = {quoted(_root(lake))}")
                 connection.begin()
                 _fill(connection, generation)
                 connection.commit()
-                connection.execute("checkpoint")  # closing does it too, and says nothing where the disk is full
+                connection.execute("checkpoint catalog")  # closing does it too, and says nothing where the disk is full
         except duckdb.Error as error:
             raise WarehouseError(
                 f"the catalog of generation {generation.number} in {lake.address} cannot be built: {one_line(error)}; "

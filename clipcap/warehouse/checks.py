@@ -52,6 +52,7 @@ def run_checks(connection: duckdb.DuckDBPyConnection, settings: Mapping[str, flo
     """
     for name, value in (settings or {}).items():
         connection.execute(f"set variable {name} = {float(value)!r}")
+    connection.execute("set parquet_metadata_cache = true")  # the same files are opened by many statements
     return [_run(connection, file) for file in statements("checks")]
 
 

@@ -26,11 +26,11 @@ files as (
 select
     caption.sample_key,
     image.url as image_url,
-    if(files.is_replaced, null, caption.caption) as caption,
+    case when not files.is_replaced then caption.caption end as caption,
     caption.model_id,
-    if(files.is_replaced, null, caption.run_id) as run_id,
-    if(files.is_replaced, null, caption.clip_score) as clip_score,
-    if(files.is_replaced, files.run_id, null) as replaced_by_run
+    case when not files.is_replaced then caption.run_id end as run_id,
+    case when not files.is_replaced then caption.clip_score end as clip_score,
+    case when files.is_replaced then files.run_id end as replaced_by_run
 from files
 join source_captions as caption on caption.file = files.path
 left join source_urls as image on image.sample_key = caption.sample_key

@@ -41,7 +41,7 @@ select
     pairs.value_a,
     pairs.value_b,
     pairs.value_b - pairs.value_a as difference,
-    coalesce(outcomes.images, if(pairs.images_a = pairs.images_b, pairs.images_a, null)) as images,
+    coalesce(outcomes.images, case when pairs.images_a = pairs.images_b then pairs.images_a end) as images,
     outcomes.wins,
     outcomes.ties,
     outcomes.losses

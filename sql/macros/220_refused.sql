@@ -4,7 +4,10 @@ create macro refused(batch := '') as table
 with refusals as (
     select
         outcome.*,
-        if(contains(outcome.reason, 'HTTP'), outcome.reason, regexp_replace(outcome.reason, '\d+', 'N', 'g')) as kind
+        case
+            when contains(outcome.reason, 'HTTP') then outcome.reason
+            else regexp_replace(outcome.reason, '\d+', 'N', 'g')
+        end as kind
     from ledger_history as outcome
     where outcome.status <> 'ok' and (batch = '' or outcome.batch_id = batch)
 )

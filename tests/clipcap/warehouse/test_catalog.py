@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -160,3 +161,13 @@ def test_a_candidate_goes_where_it_is_told(tiny, tmp_path):
     target = build_catalog(tiny.lake, tiny.generation(number=7), target=tmp_path / "candidate.duckdb")
     assert target == tmp_path / "candidate.duckdb" and not tiny.lake.catalog.exists()
     check_catalog(tiny.lake, target)
+
+
+def test_the_shells_of_older_duckdb_open_it(tiny):
+    """The file is of an older form (tried with the shells 1.4 and 1.5), and views call nothing that they lack."""
+    tiny.commit()
+    head = ensure_catalog(tiny.lake).read_bytes()[:20]
+    assert head[8:12] == b"DUCK" and int.from_bytes(head[12:20], "little") <= 65
+    for file in (*catalog_module.statements("macros"), *catalog_module.statements("views")):
+        code = re.sub(r"--.*|'(?:[^']|'')*'", "", file.read_text(encoding="utf-8"))
+        assert not re.search(r"\bif\(", code), f"{file.name}: before 2.0 there is no if(); write case when"
