@@ -6,7 +6,6 @@ constants, clipping and length rules, so the values agree with published ones to
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -14,18 +13,24 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from clipcap.metrics.rouge import BestMatches
 from clipcap.metrics.words import Vocabulary
 from clipcap.resources import resource
 
 NGRAMS = ("01_candidate_ngrams", "02_reference_ngrams", "03_matches")
 BLEU = ("04_bleu_counts", "05_bleu_per_image", "06_bleu_corpus")
-CIDER = ("07_common_ngrams", "08_cider_per_image", "09_cider_corpus")
+CIDER = (
+    "07_common_ngrams",
+    "08_candidate_norms",
+    "09_reference_norms",
+    "10_similarities",
+    "11_cider_per_image",
+    "12_cider_corpus",
+)
 """The statements, in the order in which they run."""
 
-_SMALL = 10_000
-"""Captions below which more threads gain nothing. They never change a bit of any value."""
-_CHUNK = 4_096
-"""Rows that a thread takes at a time."""
+# The work is too small to gain from more, and no bit of any value would be another.
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {"threads": 1}
 
 Value = tuple[float, dict[str, float]]
 """A metric over the whole set, and for each image."""
@@ -62,26 +67,38 @@ def ngram_metrics(
     *,
     bleu: bool = True,
     cider: bool = True,
+    rouge_l: bool = False,
 ) -> NgramMetrics:
-    """BLEU-1..4 and CIDEr-D of tokenized captions.
+    """BLEU-1..4 and CIDEr-D of tokenized captions; on demand ROUGE-L, since it reads the same numbers of words.
 
     Args:
         candidates: key -> tokenized caption (tokens joined by spaces).
         references: key -> tokenized references, at least one for each key of ``candidates``; other keys are ignored.
         bleu: whether ``bleu_1`` to ``bleu_4`` are computed.
         cider: whether ``cider`` is computed; its document frequencies come from these references alone.
+        rouge_l: whether ``rouge_l`` is computed (:mod:`clipcap.metrics.rouge`).
 
     Returns:
         metric -> (corpus value, {key: value}), and each image's counts for BLEU as ``counts``. BLEU lies in 0..1, and
         CIDEr-D in 0..10.
     """
     values = NgramMetrics()
-    tables = _numbered(candidates, references)
-    threads = 1 if len(tables["references"]) < _SMALL else min(8, os.cpu_count() or 1)
+    keys, images = list(candidates), np.arange(len(candidates), dtype=np.int32)
+    owners = images.repeat([len(references[key]) for key in keys])
+    texts = [*candidates.values(), *(text for key in keys for text in references[key])]
+    words, tokens = Vocabulary().both(pa.array(texts, pa.string()))
+    if rouge_l:
+        best = BestMatches(len(keys))
+        best.add(images, tokens[: len(keys)], owners, tokens[len(keys) :])
+        each = best.scores().tolist()
+        values["rouge_l"] = sum(each) / len(each), dict(zip(keys, each, strict=True))
+    if not bleu and not cider:
+        return values
+    numbers = np.arange(len(owners), dtype=np.int32)
     # A connection for each call: connections must not be shared between threads, and nothing is left behind.
-    with duckdb.connect(":memory:", config={"threads": threads}) as connection:
-        for name, table in tables.items():
-            connection.register(name, pa.Table.from_batches(table.to_batches(max_chunksize=_CHUNK), table.schema))
+    with duckdb.connect(":memory:", config=_SETTINGS) as connection:
+        connection.register("candidates", pa.table({"image": images, "words": words[: len(keys)]}))
+        connection.register("references", pa.table({"image": owners, "text": numbers, "words": words[len(keys) :]}))
         for name in NGRAMS + BLEU * bleu + CIDER * cider:
             connection.execute(statement(name))
         if bleu:
@@ -90,36 +107,15 @@ def ngram_metrics(
                 for table in ("bleu_corpus", "(from bleu_per_image order by image)")
             )
             for name in corpus.column_names:
-                values[name] = corpus[name][0].as_py(), _by_key(candidates, per_image[name])
+                values[name] = corpus[name][0].as_py(), _by_key(keys, per_image[name])
             counts = connection.sql("select * exclude (image) from bleu_counts order by image").to_arrow_table()
-            keys = pa.array(candidates, pa.string())
-            values.counts = counts.add_column(0, "key", keys).cast(COUNTS_SCHEMA)
+            values.counts = counts.add_column(0, "key", pa.array(keys, pa.string())).cast(COUNTS_SCHEMA)
         if cider:
             mean = connection.sql("select value from cider_corpus").to_arrow_table()["value"][0].as_py()
-            each = connection.sql("select value from cider_per_image order by image").to_arrow_table()["value"]
-            values["cider"] = mean, _by_key(candidates, each)
+            value = connection.sql("select value from cider_per_image order by image").to_arrow_table()["value"]
+            values["cider"] = mean, _by_key(keys, value)
     return values
 
 
-def _by_key(candidates: Mapping[str, str], column: pa.ChunkedArray) -> dict[str, float]:
-    return dict(zip(candidates, column.to_pylist(), strict=True))
-
-
-def _numbered(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, pa.Table]:
-    """The tables that the statements begin with."""
-    texts = [text for key in candidates for text in references[key]]
-    counts = np.array([len(references[key]) for key in candidates])
-    images = np.arange(len(candidates), dtype=np.int32)
-    vocabulary = Vocabulary()
-    return {
-        "candidates": pa.table(
-            {"image": images, "words": vocabulary.words(pa.array(candidates.values(), pa.string()))}
-        ),
-        "references": pa.table(
-            {
-                "image": images.repeat(counts),
-                "text": np.arange(len(texts), dtype=np.int32),
-                "words": vocabulary.words(pa.array(texts, pa.string())),
-            }
-        ),
-    }
+def _by_key(keys: list[str], column: pa.ChunkedArray) -> dict[str, float]:
+    return dict(zip(keys, column.to_pylist(), strict=True))

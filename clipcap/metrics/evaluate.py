@@ -15,7 +15,6 @@ from clipcap.metrics.corpus_sums import FROM_SUMS, meteor
 from clipcap.metrics.diversity import DIVERSITY
 from clipcap.metrics.java import JAVA_METRICS, check_java_metrics, meteor_statistics, spice
 from clipcap.metrics.ptb_tokenizer import tokenize
-from clipcap.metrics.rouge import rouge_l_many
 
 DEFAULT = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 """What is reported when nothing is asked for."""
@@ -82,14 +81,9 @@ def score(
     if any(name not in DIVERSITY for name in metrics):
         tokenized_references = _tokenize_references(candidates, references)
         bleu, cider = any(name.startswith("bleu_") for name in metrics), "cider" in metrics
-        if bleu or cider:
-            found = ngram_metrics(tokenized, tokenized_references, bleu=bleu, cider=cider)
-            values.update(found)
-            counts = found.counts
-        if "rouge_l" in metrics:
-            of_each = rouge_l_many(list(tokenized.values()), [tokenized_references[key] for key in tokenized])
-            rouge = dict(zip(tokenized, of_each.tolist(), strict=True))
-            values["rouge_l"] = sum(rouge.values()) / len(rouge), rouge
+        found = ngram_metrics(tokenized, tokenized_references, bleu=bleu, cider=cider, rouge_l="rouge_l" in metrics)
+        values.update(found)
+        counts = found.counts
         if "meteor" in metrics:
             values["meteor"], counts = _meteor(tokenized, tokenized_references, counts)
         if "spice" in metrics:

@@ -145,7 +145,7 @@ def _read(connection: duckdb.DuckDBPyConnection, kind: str, source: Source, voca
 
 def _numbered(batch: pa.RecordBatch, vocabulary: Vocabulary) -> pa.RecordBatch:
     texts = tokenize_array(batch["caption"])
-    columns = [batch["key"].cast(pa.string()), vocabulary.words(texts), vocabulary.tokens_where_other(texts)]
+    columns = [batch["key"].cast(pa.string()), *vocabulary.words_and_other_tokens(texts)]
     return pa.RecordBatch.from_arrays(columns, schema=_CAPTIONS_SCHEMA)
 
 
@@ -179,7 +179,7 @@ def _rouge(connection: duckdb.DuckDBPyConnection, images: int) -> np.ndarray:
 
 def _write(connection: duckdb.DuckDBPyConnection, rouge: np.ndarray, path: Path) -> None:
     connection.register("rouge_l_per_image", pa.table({"image": np.arange(len(rouge), dtype=np.int32), "value": rouge}))
-    connection.execute(statement("10_per_image"))
+    connection.execute(statement("13_per_image"))
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         connection.sql("from per_image").write_parquet(str(aside))

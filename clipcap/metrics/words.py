@@ -38,7 +38,22 @@ class Vocabulary:
         Returns:
             (N) lists of int32 from 1 on; "" is an empty list.
         """
+        return self._words(texts, *_split(texts))
+
+    def both(self, texts: pa.Array) -> tuple[pa.ListArray, pa.ListArray]:
+        """``words`` and ``tokens``."""
         lengths, codes, different = _split(texts)
+        return self._words(texts, lengths, codes, different), _lists(lengths, self._number(different)[codes])
+
+    def words_and_other_tokens(self, texts: pa.Array) -> tuple[pa.ListArray, pa.ListArray]:
+        """``words``, and ``tokens`` where they are others: null for nearly all."""
+        lengths, codes, different = _split(texts)
+        words, tokens = self._words(texts, lengths, codes, different), _lists(lengths, self._number(different)[codes])
+        odd = np.array([token == "" or _holds_space(token) for token in different], dtype=bool)
+        rows = np.logical_or.reduceat(odd[codes], np.cumsum(lengths) - lengths) if len(lengths) else odd
+        return words, pc.if_else(pa.array(rows), tokens, None)
+
+    def _words(self, texts: pa.Array, lengths: np.ndarray, codes: np.ndarray, different: list[str]) -> pa.ListArray:
         if any(map(_holds_space, different)):  # rare
             spaced = [" ".join(text.split()) for text in texts.to_pylist()]
             lengths, codes, different = _split(pa.array(spaced, pa.string()))
@@ -47,13 +62,6 @@ class Vocabulary:
             owners = np.arange(len(lengths)).repeat(lengths)
             lengths, numbers = np.bincount(owners[filled], minlength=len(lengths)), numbers[filled]
         return _lists(lengths, numbers)
-
-    def tokens_where_other(self, texts: pa.Array) -> pa.ListArray:
-        """``tokens`` of the texts whose ``words`` are others, null for the rest: nearly all."""
-        lengths, codes, different = _split(texts)
-        odd = np.array([token == "" or _holds_space(token) for token in different], dtype=bool)
-        rows = np.logical_or.reduceat(odd[codes], np.cumsum(lengths) - lengths) if len(lengths) else odd
-        return pc.if_else(pa.array(rows), _lists(lengths, self._number(different)[codes]), None)
 
     def _number(self, different: list[str]) -> np.ndarray:
         known = self._numbers
