@@ -52,13 +52,13 @@ def judge(comparison: Sequence[Mapping[str, Any]], limits: GateConfig, images: i
         return Ruling(False, tuple(against))
     rows = {row["metric"]: row for row in comparison}
     gained = rows[limits.primary]["low"] > limits.min_gain
-    speaks_for = [f"{_told(rows[limits.primary])} lies {'' if gained else 'not '}above {limits.min_gain:g}"]
+    speaks_for = [f"{_told(rows[limits.primary])} {'lies' if gained else 'does not lie'} above {limits.min_gain:g}"]
     if not gained:
         against.append(speaks_for[0])
     for name in limits.guards:
         allowed = -limits.margin * rows[name]["baseline_value"]
         holds = rows[name]["low"] >= allowed
-        told = f"{_told(rows[name])} lies {'' if holds else 'not '}above {allowed:.4f}"
+        told = f"{_told(rows[name])} {'lies' if holds else 'does not lie'} above {allowed:.4f}"
         speaks_for.append(told)
         if not holds:
             against.append(told)

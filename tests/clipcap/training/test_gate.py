@@ -62,7 +62,7 @@ def test_it_promotes_exactly_where_every_interval_lies_above_its_limit():
         assert judge(weaker, limits, IMAGES).is_promoted <= expected
         assert judge(rows, harder, IMAGES).is_promoted <= expected
         if not expected:
-            assert all("not above" in reason for reason in ruling.reasons)
+            assert all("not lie above" in reason for reason in ruling.reasons)
     assert seen == {True, False}
 
 
@@ -87,8 +87,8 @@ def changed(name: str, **fields: Any) -> Callable[[list[dict[str, Any]]], list[d
         (changed("cider", high=math.inf), "cider has no difference"),
         (changed("cider", images=499), "cider was compared on 499 images of the 500 that are frozen"),
         (changed("cider", candidate_model_id="other"), "2 pairs of models"),
-        (changed("cider", low=0.01), "not above 0.01"),
-        (changed("rouge_l", low=-0.0101), "not above -0.0100"),
+        (changed("cider", low=0.01), "not lie above 0.01"),
+        (changed("rouge_l", low=-0.0101), "not lie above -0.0100"),
     ],
 )
 def test_what_is_missing_or_no_number_keeps_the_candidate_out(change: Any, told: str):
