@@ -167,7 +167,7 @@ def test_the_index_learns_from_each_new_shard_and_forgets_other_versions(lake: L
     one = embed(lake, first, encoder)
     index.add(one)
     assert index.start(second) == [one.file("embeddings").path]
-    monkeypatch.setattr(module, "version", lambda name: "99.0")
+    monkeypatch.setattr(module, "_libraries", lambda: {"torch": "99.0"})
     assert embed_key(first, encoder) != one.key
     assert HashIndex(lake, [one], "float32").start(second) == [], "the key promises vectors of the new versions"
 

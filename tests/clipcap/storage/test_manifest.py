@@ -120,7 +120,7 @@ def test_a_damaged_manifest_says_what_to_do_and_that_works(lake: Lake, content: 
     damaged.unlink()
     if content is not None:
         damaged.write_bytes(content)
-    with pytest.raises(DataError, match=r"manifests/2.json cannot be read .*put an older number") as raised:
+    with pytest.raises(DataError, match=r"manifests/2.json (cannot be read|is missing).* put .* number ") as raised:
         EntryIndex(lake)
     assert "\n" not in str(raised.value)
     # what the message says: go back, then go on
