@@ -7,15 +7,13 @@ of the manifest as tables. Every statement stands below ``sql/``; this module fi
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -26,7 +24,7 @@ from clipcap.storage.commit import commit, explaining, scratch_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.lock import one_at_a_time
 from clipcap.storage.manifest import Generation, read_current
-from clipcap.storage.migrations import FORM, MIGRATIONS
+from clipcap.warehouse.facts import facts
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +232,7 @@ def _fill(connection: duckdb.DuckDBPyConnection, generation: Generation) -> None
     helpers = [file for file in macros if file.name < "100"]  # views call these; the others read views
     for file in (*helpers, *statements("schema"), *statements("views"), *macros[len(helpers) :]):
         connection.execute(file.read_text(encoding="utf-8"))
-    for table, rows in _facts(generation).items():
+    for table, rows in facts(generation, catalog_version()).items():
         if rows:
             connection.register("loaded", pa.Table.from_pylist(rows))
             connection.execute(statement("schema/template_load.sql").format(table=table))
@@ -268,72 +266,3 @@ def _replace_by_view(connection: duckdb.DuckDBPyConnection, table: str, files: l
     connection.execute(f"comment on view {table} is {quoted(comment)}")
     for name, _, text in columns:
         connection.execute(f"comment on column {table}.{name} is {quoted(text)}")
-
-
-def _facts(generation: Generation) -> dict[str, list[dict[str, Any]]]:
-    """The manifest's own rows, by table."""
-    entries = sorted(generation.entries.values(), key=lambda entry: entry.id)
-    named = ("batch_id", "shard_id", "model_id", "encoder_id")
-    applied = {migration.number: migration.applied_at for migration in generation.migrations}
-    return {
-        "catalog_info": [
-            {
-                "catalog_version": catalog_version(),
-                "schema_number": FORM,
-                "generation": generation.number,
-                "created_at": generation.created_at,
-                "production_model_id": generation.production_model_id,
-            }
-        ],
-        "source_entries": [
-            {
-                "entry_id": entry.id,
-                "stage": entry.stage,
-                "cache_key": entry.key,
-                "run_id": entry.run_id,
-                **{name: entry.meta.get(name) for name in named},
-                "meta": json.dumps(entry.meta, ensure_ascii=False, default=str),
-                "duration_s": entry.duration_s,
-                "created_at": entry.created_at,
-            }
-            for entry in entries
-        ],
-        "source_entry_rows": [
-            {"entry_id": entry.id, "status": status, "rows": rows}
-            for entry in entries
-            for status, rows in entry.rows.items()
-        ],
-        "source_files": [{"entry_id": entry.id, **file.model_dump()} for entry in entries for file in entry.files],
-        "source_migrations": [
-            {"number": step.number, "name": step.name, "applied_at": applied.get(step.number)} for step in MIGRATIONS
-        ],
-        "source_runs": [
-            {
-                "run_id": run.run_id,
-                "flow": run.flow,
-                "started_at": run.started_at,
-                "finished_at": run.finished_at,
-                "config": json.dumps(run.config, ensure_ascii=False, default=str),
-            }
-            for run in generation.runs
-        ],
-        "source_run_entries": list(_links(generation)),
-        "source_promotions": [
-            {"position": position, **promotion.model_dump()}
-            for position, promotion in enumerate(generation.promotions, start=1)
-        ],
-        "source_decisions": [
-            {
-                **decision.model_dump(exclude={"evidence"}),
-                "position": position,
-                "evidence": json.dumps(decision.evidence, ensure_ascii=False, default=str),
-            }
-            for position, decision in enumerate(generation.decisions, start=1)
-        ],
-    }
-
-
-def _links(generation: Generation) -> Iterable[dict[str, str]]:
-    for run in generation.runs:
-        for entry_id in run.entries:
-            yield {"run_id": run.run_id, "entry_id": entry_id}

@@ -126,9 +126,7 @@ def test_numbers_have_no_gap_and_names_are_sentences():
 
 def test_a_manifest_of_a_newer_clipcap_is_left_alone(old: Lake):
     old.manifest(2).write_text('{"form": 999, "number": 2, "something": "else"}')
-    with pytest.raises(
-        DataError, match=r"2\.json cannot be read: it was written by a newer clipcap \(form 999"
-    ):
+    with pytest.raises(DataError, match=r"2\.json cannot be read: it was written by a newer clipcap \(form 999"):
         read_current(old)
 
 
