@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipcap.metrics.rouge import BestMatches
-from clipcap.metrics.words import Vocabulary
+from clipcap.metrics.words import Vocabulary, repeats
 from clipcap.resources import resource
 
 NGRAMS = ("01_candidate_ngrams", "02_reference_ngrams", "03_matches")
@@ -98,7 +98,11 @@ def ngram_metrics(
     # A connection for each call: connections must not be shared between threads, and nothing is left behind.
     with duckdb.connect(":memory:", config=_SETTINGS) as connection:
         connection.register("candidates", pa.table({"image": images, "words": words[: len(keys)]}))
-        connection.register("references", pa.table({"image": owners, "text": numbers, "words": words[len(keys) :]}))
+        theirs = words[len(keys) :]
+        connection.register(
+            "references",
+            pa.table({"image": owners, "text": numbers, "words": theirs, "repeats": repeats(theirs)}),
+        )
         for name in NGRAMS + BLEU * bleu + CIDER * cider:
             connection.execute(statement(name))
         if bleu:

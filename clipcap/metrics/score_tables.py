@@ -23,7 +23,7 @@ from clipcap.errors import DataError
 from clipcap.metrics.coco import BLEU, CIDER, NGRAMS, statement
 from clipcap.metrics.ptb_tokenizer import tokenize_array
 from clipcap.metrics.rouge import BestMatches
-from clipcap.metrics.words import Vocabulary
+from clipcap.metrics.words import Vocabulary, repeats
 
 Source: TypeAlias = pa.Table | pa.RecordBatchReader | Path | Sequence[Path]
 """Captions: the columns ``key`` and ``caption``, in Arrow or in Parquet files. A caption that is null is empty."""
@@ -31,7 +31,8 @@ Source: TypeAlias = pa.Table | pa.RecordBatchReader | Path | Sequence[Path]
 _COLUMNS = ["key", "caption"]
 _ROWS = 32_768
 """Captions in a batch."""
-_CAPTIONS_SCHEMA = pa.schema([("key", pa.string()), ("words", pa.list_(pa.int32())), ("tokens", pa.list_(pa.int32()))])
+_NUMBERS = pa.list_(pa.int32())
+_CAPTIONS_SCHEMA = pa.schema([("key", pa.string()), ("words", _NUMBERS), ("repeats", pa.bool_()), ("tokens", _NUMBERS)])
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ def _read(connection: duckdb.DuckDBPyConnection, kind: str, source: Source, voca
 
 def _numbered(batch: pa.RecordBatch, vocabulary: Vocabulary) -> pa.RecordBatch:
     texts = tokenize_array(batch["caption"])
-    columns = [batch["key"].cast(pa.string()), *vocabulary.words_and_other_tokens(texts)]
+    words, tokens = vocabulary.words_and_other_tokens(texts)
+    columns = [batch["key"].cast(pa.string()), words, pa.array(repeats(words)), tokens]
     return pa.RecordBatch.from_arrays(columns, schema=_CAPTIONS_SCHEMA)
 
 

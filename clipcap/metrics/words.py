@@ -68,6 +68,21 @@ class Vocabulary:
         return np.array([known.setdefault(token, len(known)) for token in different], dtype=np.int32)
 
 
+def repeats(words: pa.ListArray) -> np.ndarray:
+    """(N) bool: whether a pair of neighbouring words comes twice. Where none does, no longer n-gram comes twice."""
+    numbers = words.flatten().to_numpy().astype(np.int64)
+    lengths = np.diff(words.offsets.to_numpy())
+    size = int(numbers.max(initial=0)) + 1
+    if len(lengths) * size * size >= 2**63:  # no room for the keys below, and true is always right
+        return np.ones(len(lengths), dtype=bool)
+    rows = np.arange(len(lengths)).repeat(lengths)
+    keys = ((rows[1:] * size + numbers[:-1]) * size + numbers[1:])[rows[1:] == rows[:-1]]
+    keys.sort()
+    result = np.zeros(len(lengths), dtype=bool)
+    result[keys[1:][keys[1:] == keys[:-1]] // (size * size)] = True
+    return result
+
+
 def _holds_space(token: str) -> bool:
     return token != "" and token.split() != [token]
 

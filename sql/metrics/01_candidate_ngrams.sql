@@ -2,10 +2,11 @@
 --
 -- The files from here on run one after the other, by hand too, on two tables that come first (00_candidates.sql and
 -- 00_references.sql make them of captions with keys):
---   create table candidates   (image integer, words integer[]);                -- one row for each image
---   create table "references" (image integer, text integer, words integer[]);  -- one row for each reference caption
--- Words are numbers from 1 on, equal ones for equal words; text is another number for each reference. Each file makes
--- the temporary table it is named after.
+--   create table candidates   (image integer, words integer[]);  -- one row for each image
+--   create table "references" (image integer, text integer, words integer[], repeats boolean);  -- one for each reference
+-- Words are numbers from 1 on, equal ones for equal words; text is another number for each reference; repeats is false
+-- only where no pair of neighbouring words comes twice (true is always right, but slow). Each file makes the temporary
+-- table it is named after.
 --
 -- An n-gram is the numbers of its words, 31 bits each, in one hugeint: nothing is hashed, so nothing collides, and it
 -- tells its order by itself. Sums run over whole numbers, which are exact (what is no whole number is counted in units

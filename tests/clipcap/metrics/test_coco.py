@@ -172,11 +172,13 @@ def test_the_statements_run_by_hand_as_their_comments_say():
     assert [file.stem for file in files] == [*first, *NGRAMS, *BLEU, *CIDER, "13_per_image"]
     with duckdb.connect() as connection:
         for kind in ("candidate", "reference"):
-            connection.execute(f"create table {kind}_captions (key varchar, words integer[], tokens integer[])")
-        connection.execute("insert into candidate_captions values ('x', [1, 2], null), ('y', [], [0])")
+            connection.execute(
+                f"create table {kind}_captions (key varchar, words integer[], repeats boolean, tokens integer[])"
+            )
+        connection.execute("insert into candidate_captions values ('x', [1, 2], false, null), ('y', [], true, [0])")
         connection.execute(
             "insert into reference_captions "
-            "values ('x', [1, 2], null), ('x', [3], null), ('y', [1], null), ('z', [9], null)"
+            "values ('x', [1, 2], false, null), ('x', [3], true, null), ('y', [1], true, null), ('z', [9], false, null)"
         )
         connection.execute("create table rouge_l_per_image as select unnest([0, 1]) as image, 0.5::double as value")
         for file in files:
