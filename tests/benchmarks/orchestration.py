@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def fake_lake(root: Path, shards: int, batches: int = 20) -> Any:
     from clipcap.embedding.embed import embed_key
     from clipcap.embedding.encoder import get_encoder
     from clipcap.storage.lake import Lake
-    from clipcap.storage.manifest import Entry, FileRecord, Promotion, commit_generation, digest
+    from clipcap.storage.manifest import Entry, FileRecord, Promotion, commit_generation
     from clipcap.training.train_model import weights_digest
 
     lake, encoder, config = Lake(root), get_encoder("builtin:sample", "cpu"), load_config("sample")
@@ -124,12 +125,12 @@ def fake_lake(root: Path, shards: int, batches: int = 20) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"fake")
         name = lake.relative(path)
-        return FileRecord(kind=kind, path=name, sha256=digest(name), size_bytes=4)
+        return FileRecord(kind=kind, path=name, sha256=sha256(b"fake").hexdigest(), size_bytes=4)
 
     def entry(id: str, key: str, files: list[FileRecord], rows: dict[str, int], **meta: Any) -> Entry:
         made = Entry(
             stage=id.partition("/")[0], id=id, key=key, files=files, rows=rows, meta={"run_id": run_id, **meta},
-            run_id=run_id, created_at=now, duration_s=1.0,
+            run_id=run_id, created_at=datetime.now(UTC), duration_s=1.0,
         )  # fmt: skip
         entries.append(made)
         return made
