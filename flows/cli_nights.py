@@ -138,7 +138,7 @@ def maintenance(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Remove what nobody can need any more, as the section [maintenance] of the config says.
+    """Remove what nobody can need any more, as the section maintenance of the config says.
 
     Example: clipcap maintenance my.toml --dry-run
     """
