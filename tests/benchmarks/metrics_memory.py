@@ -1,11 +1,12 @@
-"""BLEU, ROUGE-L and CIDEr-D of a million captions with five references each, from raw text: prints one JSON document.
+"""Memory for BLEU, ROUGE-L and CIDEr-D of many captions with five references each: prints one JSON document.
 
-    python tests/benchmarks/metrics_memory.py [--images 1000000] [--memory-limit 2GiB] [--folder /tmp]
+    python tests/benchmarks/metrics_memory.py                                  100,000 images
+    python tests/benchmarks/metrics_memory.py --images 1000000 --folder DIR    a million; DIR needs 20 GB
 
-Peak memory is that of the whole process that scores, as the kernel counts it (ru_maxrss); the captions are made by
-another process before. They are spliced from the real ones of ../shared/flickr8k: the first words of one caption and
-the last of another, mostly of the same image; in one of ten captions one word is replaced by one of 100,000 that do not
-exist, so that the vocabulary is large, too.
+From raw text. Peak memory is that of the whole process that scores, as the kernel counts it (ru_maxrss); another
+process makes the captions before. They are spliced from the real ones of ../shared/flickr8k: the first words of one
+caption and the last of another, mostly of the same image; in one of ten captions one word is replaced by one of 100,000
+that do not exist, so that the vocabulary is large, too.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def measure(folder: Path, memory_limit: str, threads: int | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--references", type=int, default=5)
     parser.add_argument("--memory-limit", default="2GiB")
     parser.add_argument("--threads", type=int)
