@@ -255,11 +255,11 @@ def test_metrics_diff_counts_wins_ties_and_losses(tiny):
         rows = tiny.rows(f"metrics/{model}/{RUN}/per_image")
         rows[:] = [{**rows[0], "sample_key": key(row), "value": value} for row, value in values.items()]
     tiny.commit()
-    found = {row["metric"]: row for row in ask(tiny, f"from metrics_diff('{OLD}', '{NEW}')")}
-    cider = {"split": "test", "metric": "cider", "value_a": 0.5, "value_b": 0.75, "difference": 0.25}
+    found = {row["metric"]: row for row in ask(tiny, f"from metrics_diff('{NEW}', '{OLD}')")}
+    cider = {"split": "test", "metric": "cider", "candidate_value": 0.75, "baseline_value": 0.5, "difference": 0.25}
     assert found["cider"] == {**cider, "images": 3, "wins": 1, "ties": 1, "losses": 1}, "an image of one model is none"
     assert (found["bleu_1"]["difference"], found["bleu_1"]["wins"], found["bleu_1"]["images"]) == (0.0, None, 2)
-    back = {row["metric"]: row for row in ask(tiny, f"from metrics_diff('{NEW}', '{OLD}')")}
+    back = {row["metric"]: row for row in ask(tiny, f"from metrics_diff('{OLD}', '{NEW}')")}
     assert back["cider"]["difference"] == -0.25
     assert ask(tiny, f"from metrics_diff('{OLD}', 'nobody')") == []
 
