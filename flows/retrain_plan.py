@@ -51,7 +51,9 @@ def plan_retraining(context: RunContext) -> dict[str, Any]:
         rows = batch.rows.get("ok", 0)
         downloads: list[Entry] | None = published_shards(context, batch)
         count = len(downloads or []) or -(-rows // context.config.download.shard_size)
-        if not downloads:
+        if downloads:
+            stages.append(StagePlan("download", len(downloads)))
+        else:
             downloads = add_stage(context, stages, "download", download_jobs(context, batch), count, rows)
         embeds = add_stage(context, stages, "embed", downloads and embed_jobs(context, downloads, encoder), count, rows)
         plans.append(stages)

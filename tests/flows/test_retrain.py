@@ -326,8 +326,11 @@ def test_a_lake_without_a_model_gets_its_first_one(small_run: Any, copied: Lake)
         copied.root, fresh.root, ignore=shutil.ignore_patterns("manifests", "CURRENT", "models", "*.duckdb")
     )
     commit_generation(fresh, without.values())
-    outcome = retrain("sample", [*small_run.overrides, *GATE, "retrain.min_new_pairs=100"], str(fresh.root))
+    overrides = [*small_run.overrides, *GATE, "retrain.min_new_pairs=100", "retrain.recaption=true"]
+    outcome = retrain("sample", overrides, str(fresh.root))
     assert outcome["verdict"] == "promoted" and outcome["reason"] == "the first model of this lake"
     after = read_current(fresh)
     assert after.production_model_id == outcome["model_id"] == small_run.outcome["model_id"], "trained on the same"
-    assert after.decisions[0].production_model_id == ""
+    assert after.decisions[0].production_model_id == "" and after.decisions[0].evaluation_set == ""
+    captioned = query(fresh, f"select count(*) as images from captions where model_id = '{outcome['model_id']}'")
+    assert captioned.to_pylist()[0]["images"] >= small_run.scenes, "earlier batches were captioned with it at once"
