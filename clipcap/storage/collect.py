@@ -18,6 +18,7 @@ from pathlib import Path
 from clipcap.errors import DataError
 from clipcap.storage.commit import commit_bytes
 from clipcap.storage.lake import Lake
+from clipcap.storage.lock import remove_abandoned
 from clipcap.storage.manifest import Generation, parse_generation, read_current, read_generation, read_pending
 
 MADE_BY_STAGES = ("batches", "captions", "duplicates", "embeddings", "ledger", "metrics", "text_embeddings")
@@ -112,6 +113,7 @@ def collect(
         _remove_empty_folders(lake, outlived.union(item.path for item in files))
         for item in temporary:
             _delete_tree(lake.root / item.path)
+        remove_abandoned(lake)
         lake.delete_all(_manifests_set_aside(lake))
     return Collected(dry_run, sorted(kept), [*generations, *files, *temporary])
 

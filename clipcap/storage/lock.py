@@ -41,6 +41,23 @@ def one_at_a_time(lake: Lake, name: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def remove_abandoned(lake: Lake) -> None:
+    """Removes the files of locks that killed processes left; one that is held stays, however old."""
+    for file in (lake.scratch / "locks").glob("*"):
+        try:
+            descriptor = os.open(file, os.O_RDWR)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_still(file, descriptor):
+                file.unlink()
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(descriptor)
+
+
 def _is_still(file: os.PathLike[str], descriptor: int) -> bool:
     try:
         return os.stat(file).st_ino == os.fstat(descriptor).st_ino

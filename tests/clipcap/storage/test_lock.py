@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from clipcap.storage.lake import Lake
-from clipcap.storage.lock import one_at_a_time
+from clipcap.storage.lock import one_at_a_time, remove_abandoned
 
 
 def held(lake: Lake) -> list[Path]:
@@ -60,3 +60,14 @@ def test_a_process_that_is_killed_holds_nothing_up(tmp_path: Path):
     os.waitpid(child, 0)
     thread.join(60)
     assert entered.is_set()
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_held_stays(tmp_path: Path):
+    lake = Lake(tmp_path)
+    with one_at_a_time(lake, "train/a k"):
+        (lake.scratch / "locks" / "left").touch()
+        remove_abandoned(lake)
+        [file] = held(lake)
+        assert file.name != "left"
+    remove_abandoned(lake)
+    assert held(lake) == []
