@@ -67,7 +67,7 @@ def score_tables(
         per_image: a Parquet file to write: ``key`` and a column for each metric, one row for each image.
         memory_limit: what DuckDB may use; the whole process needs about 1 GiB more.
         spill_dir: where a folder for what does not fit into memory is made and removed again; the system's temporary
-            folder by default. A million images with five references each need about 10 GB.
+            folder by default. A million images with five references each need about 21 GB.
         threads: DuckDB's; as many as there are cores by default.
         on_step: called with a few words as each step begins.
 

@@ -1,7 +1,7 @@
 """Memory for BLEU, ROUGE-L and CIDEr-D of many captions with five references each: prints one JSON document.
 
     python tests/benchmarks/metrics_memory.py                                  100,000 images
-    python tests/benchmarks/metrics_memory.py --images 1000000 --folder DIR    a million; DIR needs 20 GB
+    python tests/benchmarks/metrics_memory.py --images 1000000 --folder DIR    a million; DIR needs 22 GB
 
 From raw text. Peak memory is that of the whole process that scores, as the kernel counts it (ru_maxrss); another
 process makes the captions before. They are spliced from the real ones of ../shared/flickr8k: the first words of one
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--references", type=int, default=5)
     parser.add_argument("--memory-limit", default="2GiB")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--folder", type=Path, help="for the captions and what is spilled; about 20 GB")
+    parser.add_argument("--folder", type=Path, help="for the captions and what is spilled; about 22 GB")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
