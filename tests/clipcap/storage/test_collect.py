@@ -22,6 +22,7 @@ from clipcap.storage import mirror
 from clipcap.storage.collect import Collected, collect
 from clipcap.storage.commit import commit_bytes, scratch_folder
 from clipcap.storage.lake import Lake
+from clipcap.storage.lock import one_at_a_time
 from clipcap.storage.manifest import Entry, EntryIndex, Recorder, commit_generation, read_current, read_generation
 
 DAY = timedelta(days=1)
@@ -154,7 +155,7 @@ def test_a_model_goes_with_the_last_generation_that_names_it(five: Lake):
 
 
 def test_unfinished_work_goes_when_nothing_in_it_changes_any_more(five: Lake):
-    with scratch_folder(five, "download") as live:
+    with scratch_folder(five, "download") as live, one_at_a_time(five, "train/m k"):
         (live / "x.tar").write_text("x")
         killed, training = five.scratch / "download-0a1b2c3d", five.scratch / "training" / "m-0123"
         aside, model = five.root / "ledger/.x.parquet.0a1b2c3d", five.root / "models/.m.0a1b2c3d"
@@ -162,9 +163,7 @@ def test_unfinished_work_goes_when_nothing_in_it_changes_any_more(five: Lake):
             folder.mkdir(parents=True)
         for file in (killed / "x.tar", training / "last.pt", model / "config.json", aside):
             file.write_text("x")
-        lock = five.scratch / "locks" / "0123"
-        lock.parent.mkdir()
-        lock.touch()
+        [lock] = (five.scratch / "locks").iterdir()
         for path in (lock, lock.parent, killed / "x.tar", killed, aside, model / "config.json", model, training, live):
             age(path, 9)
         found = names(collect(five, 10, 7), "temporary")
