@@ -2,9 +2,9 @@
 
     python tests/benchmarks/orchestration.py [--images 1000] [--shards 4] [--repeats 3] [--cached 10000]
 
-(a) The same shards are embedded and captioned through flows and tasks, and by plain calls of the library, in turns;
-the ratio of the quickest turns is what a shard pays. (b) A fake lake with so many finished shards (files of a few
-bytes, real entries) is planned by a nightly run that finds nothing to do. Prints one JSON document.
+(a) The same shards are downloaded, embedded and captioned through flows and tasks, and by plain calls of the library,
+in turns; the ratio of the quickest turns is what a shard pays. (b) A fake lake with so many finished shards (files of
+a few bytes, real entries) is planned by a nightly run that finds nothing to do. Prints one JSON document.
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ def beside_work(folder: Path, images: int, shards: int, repeats: int) -> dict[st
     from prefect import flow
 
     from clipcap.config import load_config
+    from clipcap.dataset.download import download_key, download_shard
+    from clipcap.dataset.land import plan_shards
     from clipcap.decoding.caption_shard import caption_key, caption_shard, get_captioner
     from clipcap.embedding.embed import embed_key, embed_shard
     from clipcap.embedding.encoder import get_encoder
     from clipcap.storage.lake import Lake
     from clipcap.training.train_model import Shard, weights_digest
     from flows.caption import caption
+    from flows.download import download, local_server
     from flows.embed import embed
     from flows.pipeline import pipeline
     from flows.stages import RunContext
@@ -59,25 +62,31 @@ def beside_work(folder: Path, images: int, shards: int, repeats: int) -> dict[st
         root = folder / name
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(base.root, root)
-        for made in ("embeddings", "captions"):
+        for made in ("embeddings", "captions", *(path.relative_to(root) for path in root.glob("batches/*/shards"))):
             shutil.rmtree(root / made)
         return RunContext(config, Lake(root), "benchmark")
 
-    def parts(context: RunContext) -> tuple[list[Any], Any]:
-        return context.index.of_stage("download"), context.index.of_stage("train")[0]
+    def parts(context: RunContext) -> tuple[Any, Any]:
+        return context.index.of_stage("land")[0], context.index.of_stage("train")[0]
 
     @flow(validate_parameters=False)
     def orchestrated(context: RunContext) -> tuple[float, float]:
-        downloads, model = parts(context)
+        batch, model = parts(context)
         start, used = time.perf_counter(), time.process_time()
-        caption(context, embed(context, downloads), model)
+        caption(context, embed(context, download(context, batch)), model)
         return time.perf_counter() - start, time.process_time() - used
 
     def plain(context: RunContext) -> tuple[float, float]:
-        lake, (downloads, model) = context.lake, parts(context)
+        lake, (batch, model) = context.lake, parts(context)
         encoder = get_encoder(config.embed.encoder_name, "cpu")
         start, used = time.perf_counter(), time.process_time()
         captioner = get_captioner(lake.model(model.meta["model_id"]), "cpu")
+        jobs = plan_shards(batch.meta["batch_id"], batch.rows["ok"], images)
+        with local_server(config) as host_map:
+            downloads = [
+                download_shard(lake, job, config.download, download_key(lake, job, config.download), "plain", host_map)
+                for job in jobs
+            ]
         pairs = [
             Shard(d, embed_shard(lake, d, encoder, config.embed, embed_key(d, encoder), context.run_id))
             for d in downloads
