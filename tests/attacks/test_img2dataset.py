@@ -107,8 +107,9 @@ def test_without_the_guard_img2dataset_cannot_open_its_urls():
     assert "unknown url type: guard" in done.stdout
 
 
-def test_the_downloader_carries_the_guard_to_whichever_process_unpickles_it(site: Site, tmp_path: Path):
+def test_the_downloader_carries_the_guard_to_whichever_process_unpickles_it(site: Site, tmp_path: Path, monkeypatch):
     """As Ray and Spark do: another process, which was told nothing, gets the object alone."""
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
     from clipcap.dataset.guard import Policy
     from clipcap.dataset.guard.worker import GuardedDownloader
 
