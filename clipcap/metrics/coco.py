@@ -61,6 +61,11 @@ def statement(name: str) -> str:
     return (resource("sql") / "metrics" / f"{name}.sql").read_text(encoding="utf-8")
 
 
+def ngram_macros(vocabulary: Vocabulary) -> str:
+    """The statement that comes before all others: how words make n-grams."""
+    return "00_ngrams_narrow" if len(vocabulary) < 2**15 else "00_ngrams_wide"
+
+
 def ngram_metrics(
     candidates: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
@@ -86,7 +91,8 @@ def ngram_metrics(
     keys, images = list(candidates), np.arange(len(candidates), dtype=np.int32)
     owners = images.repeat([len(references[key]) for key in keys])
     texts = [*candidates.values(), *(text for key in keys for text in references[key])]
-    words, tokens = Vocabulary().both(pa.array(texts, pa.string()))
+    vocabulary = Vocabulary()
+    words, tokens = vocabulary.both(pa.array(texts, pa.string()))
     if rouge_l:
         best = BestMatches(len(keys))
         best.add(images, tokens[: len(keys)], owners, tokens[len(keys) :])
@@ -103,7 +109,7 @@ def ngram_metrics(
             "references",
             pa.table({"image": owners, "text": numbers, "words": theirs, "repeats": repeats(theirs)}),
         )
-        for name in NGRAMS + BLEU * bleu + CIDER * cider:
+        for name in (ngram_macros(vocabulary), *NGRAMS) + BLEU * bleu + CIDER * cider:
             connection.execute(statement(name))
         if bleu:
             corpus, per_image = (

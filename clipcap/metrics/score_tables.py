@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcap.errors import DataError
-from clipcap.metrics.coco import BLEU, CIDER, NGRAMS, statement
+from clipcap.metrics.coco import BLEU, CIDER, NGRAMS, ngram_macros, statement
 from clipcap.metrics.ptb_tokenizer import tokenize_array
 from clipcap.metrics.rouge import BestMatches
 from clipcap.metrics.words import Vocabulary, repeats
@@ -92,7 +92,7 @@ def score_tables(
             _check_rows(connection, images)
             say("rouge_l")
             rouge = _rouge(connection, images)
-            for name in NGRAMS + BLEU + CIDER:
+            for name in (ngram_macros(vocabulary), *NGRAMS, *BLEU, *CIDER):
                 say(name)
                 connection.execute(statement(name))
             say("per image" if per_image else "corpus")

@@ -17,6 +17,9 @@ class Vocabulary:
     def __init__(self) -> None:
         self._numbers = {"": 0}
 
+    def __len__(self) -> int:
+        return len(self._numbers) - 1
+
     def tokens(self, texts: pa.Array) -> pa.ListArray:
         """As ROUGE-L reads.
 

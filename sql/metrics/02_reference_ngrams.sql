@@ -8,22 +8,22 @@ with places as (
         image,
         text,
         repeats,
-        unnest(words)::hugeint as first,
+        one_word(unnest(words)) as first,
         unnest(words[2:]) as second,
         unnest(words[3:]) as third,
         unnest(words[4:]) as fourth
     from "references"
 ),
 longer as not materialized (
-    select image, text, repeats, 2::tinyint as n, first << 31 | second as ngram
+    select image, text, repeats, 2::tinyint as n, followed_by(first, second) as ngram
     from places
     where second is not null
     union all
-    select image, text, repeats, 3, (first << 31 | second) << 31 | third
+    select image, text, repeats, 3, followed_by(followed_by(first, second), third)
     from places
     where third is not null
     union all
-    select image, text, repeats, 4, ((first << 31 | second) << 31 | third) << 31 | fourth
+    select image, text, repeats, 4, followed_by(followed_by(followed_by(first, second), third), fourth)
     from places
     where fourth is not null
 )

@@ -1,0 +1,6 @@
+-- Grain: no rows; macros that make the number of an n-gram from those of its words, 15 bits each, in one bigint.
+-- For at most 32,767 different words; smaller, and so faster, than 00_ngrams_wide.sql. Nothing is hashed, so nothing
+-- collides.
+create or replace temp macro one_word(word) as word::bigint;
+
+create or replace temp macro followed_by(ngram, word) as ngram << 15 | word;
