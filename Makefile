@@ -44,8 +44,8 @@ $(STAMP)-slow: $(STAMP)
 	@$(BIN)/python -m pip uninstall --quiet --yes dataclasses 2>/dev/null || true
 	@touch $@
 
-faults: install ## Every fault of docs/reliability.md: kills at every write, full disks, two runs at once (half an hour).
-	@CLIPCAP_FAULTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "slow or not slow"
+faults: install ## Every fault of docs/reliability.md: kills at every write, full disks, two runs at once (20 minutes or more).
+	@CLIPCAP_FAULTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "slow or not slow" --timeout 7200
 
 soak: install ## Nights in a loop for SOAK_MINUTES (60): memory, open files and files of the lake; one JSON document.
 	@$(BIN)/python tests/faults/soak.py

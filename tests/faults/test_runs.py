@@ -55,6 +55,7 @@ NIGHT = "import sys; from flows.nightly import caption_nightly; caption_nightly(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_nightly_runs_at_once_in_processes_of_their_own(lake: Path, calm: Any, tmp_path: Path, warm: Warm):
     """The whole thing: Prefect, img2dataset, a batch whose last shard is a single image; and the same night once."""
     config = make_source(tmp_path / "night", SCENES + 2)
@@ -72,10 +73,10 @@ def test_two_nightly_runs_at_once_in_processes_of_their_own(lake: Path, calm: An
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     nights = [start(lake, 1), start(lake, 2)]
-    told = [night.communicate(timeout=280)[0] for night in nights]
+    told = [night.communicate(timeout=400)[0] for night in nights]
     assert [night.returncode for night in nights] == [0, 0], told
     once = start(alone, 3)
-    assert once.communicate(timeout=280) and once.returncode == 0
+    assert once.communicate(timeout=400) and once.returncode == 0
     assert published(lake) == published(alone)
     check_whole(lake)
     assert [path for path in unfinished(lake) if not path.startswith(".prefect/")] == []
