@@ -114,26 +114,32 @@ _BEFORE_DIGIT = re.compile(r".*(?:[0-9)]|[A-Za-z]\.)", re.DOTALL)
 _BEFORE_CAPITAL = re.compile(r"(?![A-Za-z]{2,}\.\Z).*[A-Za-z]\.", re.DOTALL)
 
 
+_ALONE, _SEES_DIGIT, _SEES_CAPITAL, _DIGIT, _CAPITAL = 1, 2, 4, 8, 16
+
+
+def _sight(chunk: str) -> int:
+    """What a rule may see beyond the chunk's end, and what of it is seen from the chunk before."""
+    return (
+        _ALONE * ("<" in chunk or chunk.split() != [chunk])
+        | _SEES_DIGIT * bool(_BEFORE_DIGIT.fullmatch(chunk))
+        | _SEES_CAPITAL * bool(_BEFORE_CAPITAL.fullmatch(chunk))
+        | _DIGIT * ("0" <= chunk[:1] <= "9")
+        | _CAPITAL * ("A" <= chunk[:1] <= "Z")
+    )
+
+
 def _is_open(chunks: list[str], codes: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """(codes) whether a rule may read on from this chunk into the next one of its caption."""
-
-    def marked(is_so: Callable[[str], object]) -> np.ndarray:
-        return np.array([bool(is_so(chunk)) for chunk in chunks], dtype=bool)[codes]
-
-    result = marked(lambda chunk: "<" in chunk or chunk.split() != [chunk])
-    follows = owners[1:] == owners[:-1]
-    digit, capital = marked(lambda chunk: "0" <= chunk[:1] <= "9"), marked(lambda chunk: "A" <= chunk[:1] <= "Z")
-    result[:-1] |= follows & marked(_BEFORE_DIGIT.fullmatch)[:-1] & digit[1:]
-    result[:-1] |= follows & marked(_BEFORE_CAPITAL.fullmatch)[:-1] & capital[1:]
+    sights = np.array([(_kept_sight if len(chunk) <= _KEPT else _sight)(chunk) for chunk in chunks], np.uint8)[codes]
+    result = (sights & _ALONE) != 0
+    here, next_ = sights[:-1], sights[1:]
+    seen = ((here & _SEES_DIGIT != 0) & (next_ & _DIGIT != 0)) | ((here & _SEES_CAPITAL != 0) & (next_ & _CAPITAL != 0))
+    result[:-1] |= seen & (owners[1:] == owners[:-1])
     return result
 
 
 _PLAIN = re.compile(r"[A-Za-z]+")
 _TWO_WORDS = frozenset(["cannot", "gonna", "gotta", "lemme", "gimme", "wanna"])
-
-
-_KEPT = 40
-"""Longer chunks are read again each time: they seldom come twice."""
 
 
 def _chunk_tokens(chunk: str) -> str:
@@ -142,7 +148,10 @@ def _chunk_tokens(chunk: str) -> str:
     return " ".join(token for token in _tokens(chunk) if token not in DROPPED)
 
 
+_KEPT = 40
+"""Longer chunks are read again each time: they seldom come twice."""
 _kept_tokens = lru_cache(maxsize=_BATCH)(_chunk_tokens)
+_kept_sight = lru_cache(maxsize=_BATCH)(_sight)
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------
