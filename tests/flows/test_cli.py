@@ -13,31 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.cli import app, main
+from flows.cli import app
 
 Cli = Callable[..., tuple[int, str, str]]
 FIXED_VIEWS = {
     "captions", "latest_captions", "images", "batches", "models", "runs", "metrics", "metrics_by_model", "ledger",
     "lineage",
 }  # fmt: skip
-
-
-@pytest.fixture
-def clipcap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clipcap", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
 
 
 def picture(path: Path, colour: tuple[int, int, int] = (200, 30, 30)) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,27 +11,8 @@ from typing import Any
 import pytest
 
 from clipcap.storage.lake import Lake
-from flows.cli import main
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def clipcap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clipcap", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out
-        return code, out, err
-
-    return run
 
 
 def settings(small_run: Any) -> list[str]:

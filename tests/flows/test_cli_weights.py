@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -19,27 +18,9 @@ from clipcap.model.mapping import MlpMapper
 from clipcap.model.published_weights import ImportOptions
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Recorder, commit_generation
-from flows.cli import import_weights, main
+from flows.cli import import_weights
 
 Cli = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def clipcap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["clipcap", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
