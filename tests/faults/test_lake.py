@@ -22,6 +22,7 @@ from clipcap.storage.manifest import Entry, EntryIndex, FileRecord, find_recorde
 from clipcap.warehouse import query
 
 Run = Callable[..., Outcome]
+SLOW = pytest.mark.slow  # `make faults` takes all
 
 
 def files(lake: Path) -> dict[str, tuple[str, Path]]:
@@ -48,7 +49,7 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [delete, cut, flip])
+@pytest.mark.parametrize("damage", [pytest.param(delete, marks=SLOW), pytest.param(cut, marks=SLOW), flip])
 def test_what_was_damaged_is_made_again_and_nothing_else(lake: Path, calm: Any, runs_on: Run, damage: Any):
     damaged = files(lake)
     assert {"urls", "shard_tar", "shard", "ledger", "embeddings", "model", "captions", "corpus"} <= set(damaged)
@@ -111,6 +112,7 @@ def test_a_current_without_a_number_says_what_to_do_and_that_helps(
     assert published(lake) == calm.published
 
 
+@SLOW
 def test_a_current_that_lags_behind_is_moved_on_by_the_next_run(lake: Path, calm: Any, runs_on: Run):
     """As a copy that took CURRENT first: no later generation is lost or overwritten."""
     runs_on(lake, overrides=["caption.beam_size=1"])
@@ -140,6 +142,7 @@ def test_a_lake_moves_to_a_folder_with_an_odd_name(lake: Path, calm: Any, runs_o
     ]
 
 
+@SLOW
 def test_a_lake_begins_in_a_folder_with_an_odd_name(calm: Any, runs_on: Run, tmp_path: Path):
     runs_on(tmp_path / ODD)
     assert published(tmp_path / ODD) == calm.published
@@ -159,7 +162,7 @@ def test_a_lake_behind_a_link_and_a_part_of_it_on_another_disk(lake: Path, calm:
     assert count_captions(link) == len(calm.published["captions"])
 
 
-@pytest.mark.parametrize("second", ["named CURRENT", "named embeddings/"])
+@pytest.mark.parametrize("second", ["named CURRENT", pytest.param("named embeddings/", marks=SLOW)])
 def test_a_copy_that_was_made_while_a_run_wrote_heals(warm: Warm, calm: Any, runs_on: Run, tmp_path: Path, second: str):
     """Half of the folders as they were early in the run, the other half as they were later."""
     copy = tmp_path / "copy"
@@ -185,6 +188,7 @@ def test_a_copy_of_a_lake_stands_without_its_times(lake: Path, calm: Any, runs_o
     assert published(copy) == calm.published
 
 
+@SLOW
 def test_the_clock_goes_back(lake: Path, calm: Any, runs_on: Run, warm: Warm, tmp_path: Path):
     """A lake that was begun a year in the future; then the clock is right, and then a year late."""
     future = tmp_path / "future"

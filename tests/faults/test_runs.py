@@ -117,6 +117,7 @@ def test_a_batch_of_which_nothing_can_be_had_is_published_as_failed_rows(
     assert [(row[3], row[4]) for row in new] == [("download", "failed")] * 3
 
 
+@pytest.mark.slow
 def test_a_last_shard_of_one_image(warm: Warm, calm: Any, tmp_path: Path):
     landed = [id for id in calm.outcome.made if id.startswith("download/")]
     rows = sum(line[4] != "duplicate" for line in calm.published["ledger"])
