@@ -50,6 +50,8 @@ def _anchor(values: dict[str, Any], folder: Path) -> None:
     def anchor(section: Any, key: str, prefix: str = "", is_path: Callable[[str], bool] = lambda text: True) -> None:
         text = section.get(key) if isinstance(section, dict) else None
         if isinstance(text, str) and text.startswith(prefix) and is_path(text):
+            if "\0" in text:
+                raise ConfigError(f"{key}: no path holds the character NUL (got {text!r})")
             section[key] = prefix + str((folder / text.removeprefix(prefix)).resolve())
 
     def is_file(text: str) -> bool:

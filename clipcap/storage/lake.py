@@ -21,9 +21,15 @@ def new_run_id() -> str:
 
 
 def resolve_data_dir(flag: str | None = None, config: str = "") -> Path | str:
-    """The lake's root, a folder or a URL: flag before config before CLIPCAP_DATA_DIR before ./data."""
+    """The lake's root, a folder or a URL: flag before config before CLIPCAP_DATA_DIR before ./data.
+
+    Raises:
+        ConfigError: no folder can have that name.
+    """
     asked = flag or config or os.environ.get("CLIPCAP_DATA_DIR") or "data"
     asked = asked.removeprefix("file://")
+    if "\0" in asked:
+        raise ConfigError(f"data_dir: no path holds the character NUL (got {asked!r})")
     return asked if "://" in asked else Path(asked).expanduser().resolve()
 
 

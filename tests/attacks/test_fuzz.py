@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clipcap.config import Config, DatasetConfig, load_config, parse_config
@@ -161,6 +161,7 @@ def test_any_sections(values: dict):
 
 @FEW
 @given(content=st.binary(max_size=120) | TEXT.map(lambda text: f"[dataset]\nsource = {json.dumps(text)}\n".encode()))
+@example(content=b'[dataset]\nsource = "\\u0000"\n')
 def test_any_file_as_a_configuration(folder, content: bytes):
     path = folder() / "c.toml"
     path.write_bytes(content)

@@ -142,3 +142,11 @@ def clipcap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Prefect server is configured, even where earlier tests have one."""
+    from flows import events
+
+    monkeypatch.setattr(events, "_api_url", lambda: None)

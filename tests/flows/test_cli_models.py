@@ -27,6 +27,7 @@ def lake(tiny: Any) -> Path:
     return Path(tiny.lake.root)
 
 
+@pytest.mark.usefixtures("no_server")
 def test_promoting_and_going_back(lake: Path, clipcap: Cli, tiny: Any) -> None:
     code, out, err = clipcap("models", "promote", OLD, "--reason", "a start", "--data-dir", lake)
     assert (code, out) == (0, f"in production: {OLD}\n") and "no event was emitted" in err
