@@ -1,4 +1,4 @@
--- Grain: no rows; macros that make the number of an n-gram from those of its words, 15 bits each, in one bigint.
+-- the words of an n-gram → its number, 15 bits for each word, in one bigint
 -- For at most 32,767 different words; smaller, and so faster, than 00_ngrams_wide.sql. Nothing is hashed, so nothing
 -- collides.
 create or replace temp macro one_word(word) as word::bigint;

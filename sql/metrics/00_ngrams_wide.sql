@@ -1,4 +1,4 @@
--- Grain: no rows; macros that make the number of an n-gram from those of its words, 31 bits each, in one hugeint.
+-- the words of an n-gram → its number, 31 bits for each word, in one hugeint
 -- For any number of words. Nothing is hashed, so nothing collides.
 create or replace temp macro one_word(word) as word::hugeint;
 

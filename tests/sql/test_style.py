@@ -23,9 +23,10 @@ EXAMPLES = re.findall(r"^```sql\n(.*?)^```", DOCS.read_text(encoding="utf-8"), r
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.stem}")
 def test_a_file_opens_with_its_grain(file: Path):
-    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    text = file.read_text(encoding="utf-8")
+    first = text.partition("\n")[0]
     grain = r"-- (Grain: )?one row\b"
-    if file.parent.name == "macros":  # one that stands in expressions says what it takes → what it gives
+    if file.parent.name == "macros" or "create or replace temp macro" in text:  # one that stands in expressions says what it takes → what it gives
         grain += r"|-- .+ → .+"
     if file.name.startswith("template_"):
         grain = "-- template: "

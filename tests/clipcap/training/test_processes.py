@@ -28,6 +28,7 @@ processes = Launched(use_cpu=True)
 assert processes.count == 2
 train(pairs, pairs, TrainConfig.model_validate(job["config"]), Path(job["folder"]), model_id="toy-mlp-0",
       encoder="e", encoder_hash="h", processes=processes)
+processes.end()
 """
 
 
