@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -65,16 +66,26 @@ def test_blocks_of_pip_compile_are_cleaned(script: ModuleType):
     )
 
 
-@pytest.mark.parametrize(("told", "code", "said"), [
-    ("requests.exceptions.ConnectionError: Max retries exceeded", 2, "cannot be reached from here, NOTHING was"),
-    ("Found 1 known vulnerability in 1 package", 1, "Found 1 known vulnerability"),
-    ("", 0, ""),
-])  # fmt: skip
+CLEAN, UNKNOWN = {"name": "a", "version": "1", "vulns": []}, {"name": "b", "skip_reason": "not found"}
+FLAWED = {"name": "c", "version": "2", "vulns": [{"id": "X-1", "fix_versions": ["3"]}]}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "said"),
+    [
+        ([CLEAN], 0, "1 of 1 packages were checked, 0 known"),
+        ([CLEAN, FLAWED], 1, "c 2: X-1, mended in 3"),
+        ([FLAWED, UNKNOWN], 1, "NOT checked, because the service does not know them: b"),
+        ([CLEAN, UNKNOWN], 2, "1 of 2 packages were checked"),
+        (None, 2, "NOTHING was checked (Max retries exceeded)"),
+    ],
+)
 def test_an_audit_says_whether_anybody_was_asked(
-    script: ModuleType, tmp_path: Path, capfd: Any, told: str, code: int, said: str
+    script: ModuleType, tmp_path: Path, capfd: Any, packages: list[Any] | None, code: int, said: str
 ):
+    told = "echo 'Max retries exceeded' >&2" if packages is None else f"echo '{json.dumps({'dependencies': packages})}'"
     tool = tmp_path / "pip-audit"
-    tool.write_text(f"#!/bin/sh\necho '{told}' >&2\nexit {int(code > 0)}\n")
+    tool.write_text(f"#!/bin/sh\n{told}\nexit 1\n")
     tool.chmod(0o755)
     assert script.audit(tmp_path) == code
     printed = capfd.readouterr()
