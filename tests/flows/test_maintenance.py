@@ -18,6 +18,7 @@ from flows.maintenance import cleanup
 
 pytestmark = pytest.mark.usefixtures("prefect_harness")
 
+CAPTIONS = "from captions order by all"
 TIGHT = ["maintenance.keep_generations=2", "maintenance.keep_days=1", "maintenance.keep_models=1"]
 
 
@@ -46,7 +47,7 @@ def used(small_run: Any, copied: Lake) -> Lake:
 
 
 def test_what_nobody_needs_goes_and_nothing_else(small_run: Any, used: Lake) -> None:
-    current, captions = read_current(used), query(used, "from captions").to_pylist()
+    current, captions = read_current(used), query(used, CAPTIONS).to_pylist()
     with duckdb.connect(str(used.catalog), read_only=True) as reader:
         reader.execute(f"set file_search_path = '{used.root}'")
         planned = cleanup("sample", [*small_run.overrides, *TIGHT], str(used.root), dry_run=True)
@@ -63,7 +64,7 @@ def test_what_nobody_needs_goes_and_nothing_else(small_run: Any, used: Lake) -> 
             assert all(used.size_of(file.path) == file.size_bytes for file in entry.files), entry.id
     for entry in read_pending(used):
         assert all(used.size_of(file.path) == file.size_bytes for file in entry.files), entry.id
-    assert read_current(used) == current and query(used, "from captions").to_pylist() == captions
+    assert read_current(used) == current and query(used, CAPTIONS).to_pylist() == captions
     assert cleanup("sample", [*small_run.overrides, *TIGHT], str(used.root))["removed"] == []
 
 
