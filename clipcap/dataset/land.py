@@ -29,6 +29,9 @@ URLS_SCHEMA = pa.schema(
     ]
 )
 
+_WHERE_GIVEN = ("location", "licence", "source")
+"""Columns of texts that urls.parquet has only where some row says something there."""
+
 
 @dataclass(frozen=True)
 class Landing:
@@ -78,8 +81,7 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
             first[row.url] = {
                 "sample_key": key, "url": row.url, "captions": row.captions, "split": row.split, "source_row": number
             }  # fmt: skip
-            if row.location:
-                first[row.url]["location"] = row.location
+            first[row.url] |= {name: value for name in _WHERE_GIVEN if (value := getattr(row, name))}
     if not first:
         reasons = "; ".join(sorted({row.reason for row in refused})[:3]) or "it is empty"
         named = redact_text(config.dataset.source)
@@ -88,8 +90,9 @@ def read_landing(config: Config, limit: int | None = None) -> Landing:
 
 
 def _identity(row: SourceRow) -> tuple[object, ...]:
-    """What makes a row another row; where its bytes are counts only if that is not its URL."""
-    return (row.url, row.captions, row.split, row.sha256, *([row.location] if row.location else []))
+    """What makes a row another row; where its bytes are counts only if that is not its URL, its origin if known."""
+    origin = [row.licence, row.source] if row.licence or row.source else []
+    return (row.url, row.captions, row.split, row.sha256, *([row.location] if row.location else []), *origin)
 
 
 def land(lake: Lake, landing: Landing, run_id: str = "") -> Entry:
@@ -100,8 +103,8 @@ def land(lake: Lake, landing: Landing, run_id: str = "") -> Entry:
         batch_id=batch_id, dataset=landing.dataset, source=redact_text(landing.source),
         rows_total=len(landing.rows) + len(landing.refused),
     ) as out:  # fmt: skip
-        in_tars = any("location" in row for row in landing.rows)
-        schema = URLS_SCHEMA.append(pa.field("location", pa.string())) if in_tars else URLS_SCHEMA
+        given = [name for name in _WHERE_GIVEN if any(name in row for row in landing.rows)]
+        schema = pa.schema([*URLS_SCHEMA, *((name, pa.string()) for name in given)])
         commit_table(pa.Table.from_pylist(landing.rows, schema=schema), lake.urls(batch_id))
         accepted = [Outcome(row["sample_key"], "ok", "", row["url"]) for row in landing.rows]
         ledger = lake.ledger("land", batch_id, batch_id)

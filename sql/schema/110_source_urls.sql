@@ -5,6 +5,8 @@ create table source_urls (
     captions varchar[],
     split varchar,
     source_row bigint,
+    licence varchar,
+    source varchar,
     file varchar
 );
 
@@ -14,4 +16,6 @@ comment on column source_urls.url is 'Where the image comes from.';
 comment on column source_urls.captions is 'Reference captions; empty where the source has none.';
 comment on column source_urls.split is 'Karpathy split: train, restval, val, test; empty where the source names none.';
 comment on column source_urls.source_row is 'Row in the source.';
+comment on column source_urls.licence is 'As the source says it; null where it says none.';
+comment on column source_urls.source is 'Whom or what the source credits: an author, a collection; null where it credits nobody.';
 comment on column source_urls.file is 'The file, relative to the lake.';

@@ -15,6 +15,8 @@ select
     shards.format,
     shards.size_bytes,
     shards.sha256,
+    urls.licence,
+    urls.source,
     ledger.created_at
 from ledger_history as landed
 join source_urls as urls using (sample_key)
@@ -37,4 +39,6 @@ comment on column images.height is 'Pixels; null until downloaded.';
 comment on column images.format is 'File format; null until downloaded.';
 comment on column images.size_bytes is 'Bytes as served; null until downloaded.';
 comment on column images.sha256 is 'Of the bytes as served; null until downloaded.';
+comment on column images.licence is 'As the source says it; null where it says none.';
+comment on column images.source is 'Whom or what the source credits: an author, a collection; null where it credits nobody.';
 comment on column images.created_at is 'When the latest outcome was known.';

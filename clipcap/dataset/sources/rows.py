@@ -25,6 +25,10 @@ class SourceRow:
     """Where the bytes are, if not at the URL: "<tar>#<member>"."""
     is_ours: bool = False
     """Whether a ``file:`` URL was made here, of a file that the source names by its place; lists may not name any."""
+    licence: str = ""
+    """As the source says it; nothing is made of it but counts."""
+    source: str = ""
+    """Whom or what the source credits: an author, a collection, a page."""
     problem: str = ""
     """Why it cannot be used, where reading the source showed that already."""
 
@@ -64,6 +68,22 @@ def captions_of(record: dict[str, Any]) -> list[str]:
     """Of a record with ``captions`` or ``caption``, either one text or several."""
     found = record.get("captions") or record.get("caption") or []
     return [whole(text_of(c)) for c in (found if isinstance(found, list) else [found]) if text_of(c)]
+
+
+_PROVENANCE = {
+    "licence": ("licence", "license"),
+    "source": ("source", "attribution", "author", "photographer", "credit"),
+}
+PROVENANCE_COLUMNS = frozenset(name for names in _PROVENANCE.values() for name in names)
+"""Columns of a list that are kept beside a row, by any of their usual names."""
+
+
+def provenance_of(record: dict[str, Any]) -> dict[str, str]:
+    """Licence and source of a record, the first of each one's names that says something."""
+    return {
+        kept: next((whole(found) for name in names if (found := text_of(record.get(name)))), "")
+        for kept, names in _PROVENANCE.items()
+    }
 
 
 def local_row(file: Path, captions: list[str], split: str = "") -> SourceRow:

@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from clipcap.dataset.sources.rows import SourceRow, captions_of, text_of, whole
+from clipcap.dataset.sources.rows import PROVENANCE_COLUMNS, SourceRow, captions_of, provenance_of, text_of, whole
 from clipcap.errors import SourceError
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz")
-_WANTED = ("url", "caption", "captions", "split")
+_WANTED = frozenset(("url", "caption", "captions", "split")) | PROVENANCE_COLUMNS
+_TEXTS = _WANTED - {"captions"}
 
 
 def read_url_list(path: Path) -> Iterator[SourceRow]:
-    """Rows of a list with a column ``url``, and ``caption`` or ``captions`` and ``split`` where there are any.
+    """Rows of a list with a column ``url``, and captions, splits, licences and sources where it has columns of them.
 
     Raises:
         SourceError: it cannot be read, or has no such column.
@@ -41,7 +42,7 @@ def read_url_list(path: Path) -> Iterator[SourceRow]:
         raise SourceError(f"{path} has the columns {found}; expected one named 'url', and none of a name twice")
     for batch in table.to_batches(max_chunksize=10_000):
         for row in batch.to_pylist():
-            yield SourceRow(text_of(row["url"]), captions_of(row), text_of(row.get("split")))
+            yield SourceRow(text_of(row["url"]), captions_of(row), text_of(row.get("split")), **provenance_of(row))
 
 
 def _read_text(path: Path, kind: str) -> pa.Table:
@@ -54,7 +55,7 @@ def _read_text(path: Path, kind: str) -> pa.Table:
             quote_char=False if names else '"',  # captions of Conceptual Captions hold quotes that are only quotes
             newlines_in_values=names is None,
         ),
-        convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(("url", "caption", "split"), pa.string())),
+        convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(_TEXTS, pa.string())),
     )
 
 
@@ -84,7 +85,8 @@ def _json_lines(path: Path) -> Iterator[SourceRow]:
                 yield SourceRow("", problem=f"line {number} is not a JSON object")
                 continue
             found |= "url" in record
-            yield SourceRow(whole(text_of(record.get("url"))), captions_of(record), whole(text_of(record.get("split"))))
+            split = whole(text_of(record.get("split")))
+            yield SourceRow(whole(text_of(record.get("url"))), captions_of(record), split, **provenance_of(record))
     if not found:
         raise SourceError(f"{path} has no line with a 'url': expected one JSON object with a url in each line")
 

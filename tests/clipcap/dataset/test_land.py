@@ -188,3 +188,24 @@ def test_the_same_rows_under_two_names_are_two_batches_with_keys_of_their_own(tm
         read_landing(parse_config({"dataset": {"source": str(source), "name": name}})) for name in ("one", "other")
     )
     assert one.rows[0]["sample_key"] != other.rows[0]["sample_key"]
+
+
+def test_licence_and_source_are_kept_under_one_name_each(lake: Lake, tmp_path: Path):
+    (tmp_path / "list.csv").write_text(
+        "url,license,author\nhttp://a/0,CC BY 4.0,Ann\nhttp://a/1,,\n", encoding="utf-8"
+    )  # fmt: skip
+    batch = land(lake, read_landing(Config(dataset=DatasetConfig(name="mine", source=str(tmp_path / "list.csv")))))
+    kept = [(row["licence"], row["source"]) for row in urls_of(lake, batch.meta["batch_id"])]
+    assert kept == [("CC BY 4.0", "Ann"), (None, None)]
+
+
+def test_a_list_that_says_no_licence_lands_as_it_always_did(lake: Lake, tmp_path: Path):
+    (tmp_path / "with.csv").write_text("url,licence\nhttp://a/0,\n", encoding="utf-8")
+    (tmp_path / "without.csv").write_text("url\nhttp://a/0\n", encoding="utf-8")
+    landings = [
+        read_landing(Config(dataset=DatasetConfig(name="mine", source=str(tmp_path / name))))
+        for name in ("with.csv", "without.csv")
+    ]
+    assert landings[0].batch_id == landings[1].batch_id
+    land(lake, landings[0])
+    assert "licence" not in urls_of(lake, landings[0].batch_id)[0]
