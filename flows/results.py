@@ -13,6 +13,8 @@ from clipcap.errors import ModelError
 from flows import console
 
 if TYPE_CHECKING:
+    from clipcap.embedding.encoder import Encoder
+    from clipcap.model.captioner import Captioner
     from clipcap.storage.lake import Lake
 
 
@@ -93,6 +95,18 @@ def caption_now(images: list[str], folder: Path, device: str, **asked: Any) -> l
         asked: fields of ``CaptionConfig``; those that are None are as the model's own settings say.
     """
     from clipcap.captioning import caption_images
+
+    captioner, encoder = load_model(folder, device)
+    config = decoding(captioner.settings.decoding, {name: value for name, value in asked.items() if value is not None})
+    return [asdict(row) for row in caption_images(images, captioner, encoder, config)]
+
+
+def load_model(folder: Path, device: str) -> tuple[Captioner, Encoder]:
+    """A model and the encoder that it was trained with.
+
+    Raises:
+        ModelError: the encoder of that name has other weights here.
+    """
     from clipcap.embedding.encoder import get_encoder, resolve_device
     from clipcap.model.checkpoint import load_captioner
 
@@ -106,8 +120,7 @@ def caption_now(images: list[str], folder: Path, device: str, **asked: Any) -> l
             f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
             f"{folder.name} was trained with ({settings.encoder_hash[:12]})"
         )
-    config = decoding(settings.decoding, {name: value for name, value in asked.items() if value is not None})
-    return [asdict(row) for row in caption_images(images, captioner, encoder, config)]
+    return captioner, encoder
 
 
 def decoding(stored: CaptionConfig, asked: dict[str, Any]) -> CaptionConfig:

@@ -1,12 +1,14 @@
 """The configuration: one TOML file, one section for each stage, a line of meaning under each field.
 
-The sections stand in ``data.py`` (images to embeddings), ``model.py`` (training and captioning), ``evaluation.py``
-(scores and reports), ``promotion.py`` (the gate and retraining) and ``operations.py`` (nights, clean-up, messages).
+The sections stand in ``data.py`` (images to embeddings), ``film.py`` (films to images), ``model.py`` (training and
+captioning), ``evaluation.py`` (scores and reports), ``promotion.py`` (the gate and retraining) and ``operations.py``
+(nights, clean-up, messages).
 """
 
 from clipcap.config.base import Section
 from clipcap.config.data import DatasetConfig, DownloadConfig, EmbedConfig, RayConfig, SampleConfig, ServeConfig
 from clipcap.config.evaluation import ChecksConfig, EvaluateConfig, ReportConfig
+from clipcap.config.film import FilmConfig
 from clipcap.config.load import load_config, parse_config, parse_section
 from clipcap.config.model import CaptionConfig, LanguageModelConfig, SelfCriticalConfig, TrainConfig
 from clipcap.config.operations import InboxConfig, LimitsConfig, MaintenanceConfig, NotifyConfig
@@ -21,6 +23,7 @@ __all__ = [
     "DownloadConfig",
     "EmbedConfig",
     "EvaluateConfig",
+    "FilmConfig",
     "GateConfig",
     "InboxConfig",
     "LanguageModelConfig",

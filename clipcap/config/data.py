@@ -16,7 +16,7 @@ class DatasetConfig(Section):
     name: Name = "images"
     """Names the batches: lower-case letters, digits, - and _."""
     source: str = ""
-    """URLs (.parquet, .csv, .tsv, .jsonl), a folder, a Karpathy or COCO .json, webdataset .tar, "builtin:sample"."""
+    """URLs (.parquet, .csv, .tsv, .jsonl), a folder, Karpathy's or COCO's .json, .tar, films, "builtin:sample"."""
     images: str = ""
     """Where a JSON's files are: a folder or a base URL; relative to the config. Empty: beside the JSON."""
     default_split: Literal["train", "val", "test", ""] = ""

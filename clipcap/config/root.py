@@ -7,6 +7,7 @@ from typing import Literal
 from clipcap.config.base import Section
 from clipcap.config.data import DatasetConfig, DownloadConfig, EmbedConfig, RayConfig, SampleConfig, ServeConfig
 from clipcap.config.evaluation import ChecksConfig, EvaluateConfig, ReportConfig
+from clipcap.config.film import FilmConfig
 from clipcap.config.model import CaptionConfig, TrainConfig
 from clipcap.config.operations import InboxConfig, LimitsConfig, MaintenanceConfig, NotifyConfig
 from clipcap.config.promotion import GateConfig, RetrainConfig
@@ -21,6 +22,7 @@ class Config(Section):
     """Where shards are embedded and captioned: in this process, or on a Ray cluster (extra "ray")."""
     ray: RayConfig = RayConfig()
     dataset: DatasetConfig = DatasetConfig()
+    film: FilmConfig = FilmConfig()
     serve: ServeConfig = ServeConfig()
     sample: SampleConfig = SampleConfig()
     download: DownloadConfig = DownloadConfig()

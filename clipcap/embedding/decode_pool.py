@@ -65,7 +65,7 @@ def decode_here(images: Iterable[bytes], preprocessing: Preprocessing) -> list[D
 def _work(tasks: Connection, pixels: Any, position: Any, preprocessing: Preprocessing) -> None:
     """A worker's life: takes chunks, writes pixels where the parent sees them, answers with reasons and seconds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers itself
-    _limit_memory()
+    limit_memory()
     room = np.frombuffer(pixels, np.uint8).reshape(CHUNK, preprocessing.height, preprocessing.width, 3)
     while True:
         try:
@@ -87,7 +87,7 @@ def _work(tasks: Connection, pixels: Any, position: Any, preprocessing: Preproce
             return
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """Beyond what a worker has now: an image that wants more is a MemoryError and a reason, not the machine's end."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # only Linux says what a process has
         import resource

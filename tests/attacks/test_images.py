@@ -206,7 +206,7 @@ class TestLimits:
             "import io\nfrom PIL import Image\nfrom clipcap.embedding.decode import Preprocessing\n"
             "stream = io.BytesIO(); Image.new('RGB', (9000, 9000)).save(stream, 'PNG')\n"
             "sizes = Preprocessing(32, 32, (0.0,) * 3, (1.0,) * 3)\n"
-            "decode_pool.MEMORY_BYTES = 64 << 20; decode_pool._limit_memory()\n"
+            "decode_pool.MEMORY_BYTES = 64 << 20; decode_pool.limit_memory()\n"
             "print(decode_pool.decode_here([stream.getvalue()], sizes))"
         )
         assert done.stdout.strip() == "['cannot be decoded: MemoryError']", done.stderr

@@ -1,4 +1,4 @@
-"""What can be landed: URL lists, folders of images, Karpathy and COCO JSONs, webdataset shards, the built-in sample."""
+"""What can be landed: URL lists, folders of images, Karpathy and COCO JSONs, webdataset shards, films, the sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clipcap.dataset.sources.rows import IMAGE_EXTENSIONS, SPLITS, SourceRow, pr
 from clipcap.errors import SourceError
 
 __all__ = ["IMAGE_EXTENSIONS", "SPLITS", "SourceRow", "problem_of", "read_source"]
-_KINDS = "a list of URLs (.parquet, .csv, .tsv, .jsonl), a folder of images, a Karpathy or COCO .json, webdataset .tar"
+_KINDS = "a list of URLs (.parquet, .csv, .tsv, .jsonl), a folder of images, a Karpathy or COCO .json, .tar, films"
 
 
 def read_source(config: Config) -> list[SourceRow]:
@@ -19,6 +19,7 @@ def read_source(config: Config) -> list[SourceRow]:
         SourceError: it does not exist, is of no known kind, or cannot be read.
     """
     from clipcap.dataset.sources.annotations import read_annotations
+    from clipcap.dataset.sources.films import is_film_source, read_films
     from clipcap.dataset.sources.folder import read_folder
     from clipcap.dataset.sources.url_list import SUFFIXES, read_url_list
     from clipcap.dataset.sources.webdataset import is_webdataset, read_webdataset
@@ -33,6 +34,8 @@ def read_source(config: Config) -> list[SourceRow]:
     path = Path(source)
     if is_webdataset(source):
         rows = list(read_webdataset(source, config.download.max_image_bytes))
+    elif is_film_source(path):
+        rows = list(read_films(path, config.film))
     elif path.is_dir():
         rows = list(read_folder(path))
     elif not path.exists():
