@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from clipcap import __version__
-from clipcap.errors import ClipCapError, ConfigError, ModelError
-from flows import cli_embeddings, cli_metrics, cli_models, cli_nights, cli_sql, console
-from flows.options import AsJson, DataDir, Debug, Limit, Set, open_lake, state
+from clipcap.errors import ClipCapError, ConfigError
+from flows import cli_embeddings, cli_films, cli_metrics, cli_models, cli_nights, cli_sql, console
+from flows.options import AsJson, DataDir, Debug, Limit, Set, model_folder, state
 
 app = typer.Typer(
     name="clipcap", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -23,6 +23,7 @@ app.add_typer(cli_embeddings.app)
 app.add_typer(cli_sql.app)
 app.add_typer(cli_metrics.app)
 app.add_typer(cli_models.app)
+app.add_typer(cli_films.app, name="film")
 
 
 def _version(value: bool) -> None:
@@ -108,7 +109,7 @@ def caption(
     from flows.results import caption_now
 
     rows = caption_now(
-        images, _model_folder(model, data_dir), device, beam_size=beam_size, num_captions=num_captions, method=method,
+        images, model_folder(model, data_dir), device, beam_size=beam_size, num_captions=num_captions, method=method,
         temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, rerank=rerank,
     )  # fmt: skip
     if as_json:
@@ -120,23 +121,6 @@ def caption(
         console.print_table(rows, columns=columns)
     if not any(row["status"] == "ok" for row in rows):
         raise typer.Exit(1)
-
-
-def _model_folder(model: str, data_dir: str | None) -> Path:
-    if model and (Path(model) / "config.json").is_file():
-        return Path(model)
-    lake = open_lake(data_dir)
-    from clipcap.storage.manifest import read_current
-
-    generation = read_current(lake)
-    known = [entry.meta["model_id"] for entry in generation.of_stage("train")]
-    wanted = model or generation.production_model_id
-    if wanted not in known:
-        raise ModelError(
-            f"no model {wanted!r} in {lake.address}, and no folder of that name with a config.json; "
-            f"there are: {', '.join(known) or 'none yet'}"
-        )
-    return Path(lake.at_hand(lake.model(wanted)))
 
 
 @app.command("import-weights")
@@ -198,7 +182,7 @@ def export_weights(
     state["debug"] = debug
     from clipcap.model.published_export import export_weights as export_folder
 
-    facts = export_folder(_model_folder(model, data_dir), out)
+    facts = export_folder(model_folder(model, data_dir), out)
     if as_json:
         return console.print_json(facts)
     size = console.human_bytes(facts["size_bytes"])

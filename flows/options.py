@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipcap.errors import DataError
+from clipcap.errors import DataError, ModelError
 
 DataDir = Annotated[
     str | None,
@@ -31,6 +31,28 @@ def open_lake(data_dir: str | None, must_exist: bool = True) -> Any:
             "with `clipcap run`"
         )
     return lake
+
+
+def model_folder(model: str, data_dir: str | None) -> Path:
+    """The folder of a model that is named by it, or by its id; for an empty text, of the one in production.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
+    if model and (Path(model) / "config.json").is_file():
+        return Path(model)
+    lake = open_lake(data_dir)
+    from clipcap.storage.manifest import read_current
+
+    generation = read_current(lake)
+    known = [entry.meta["model_id"] for entry in generation.of_stage("train")]
+    wanted = model or generation.production_model_id
+    if wanted not in known:
+        raise ModelError(
+            f"no model {wanted!r} in {lake.address}, and no folder of that name with a config.json; "
+            f"there are: {', '.join(known) or 'none yet'}"
+        )
+    return Path(lake.at_hand(lake.model(wanted)))
 
 
 def _nearby() -> str:
