@@ -59,7 +59,8 @@ class Guard:
         self._hosts = Hosts(policy, clock, sleep)
         self._lock = threading.Lock()
         self._addresses: dict[str, tuple[float, list[str] | GuardError]] = {}
-        self._robots: dict[tuple[str, str, int], Future[robots.Rules | NotFetched]] = {}
+        self._robots: dict[tuple[str, str, int], robots.Rules | NotFetched] = {}
+        self._robots_asked: dict[tuple[str, str, int], Future[robots.Rules | NotFetched]] = {}
 
     def fetch(self, url: str) -> Answer:
         """Asks, and asks again where that may help and the deadline allows it.
@@ -183,24 +184,29 @@ class Guard:
             return NotFetched("its host's name cannot be looked up", is_transient=True)
 
     def _check_robots(self, target: Target, deadline: Deadline) -> None:
-        with self._lock:
-            kept = self._robots.get(target.site)
-            is_first = kept is None
-            if kept is None:
-                kept = self._robots[target.site] = Future()
-        started = self._clock()
-        if is_first:
-            try:
-                kept.set_result(self._read_robots(target))
-            except BaseException as error:
-                kept.set_exception(error)
-                raise
-        rules = kept.result()
-        deadline.extend(self._clock() - started)  # one reads it for all
+        rules = self._robots.get(target.site) or self._ask_robots(target, deadline)
         if isinstance(rules, NotFetched):
             raise rules
         if not rules.allows(target.path):
             raise OptedOut(f"the robots.txt of {target.host} forbids it")
+
+    def _ask_robots(self, target: Target, deadline: Deadline) -> robots.Rules | NotFetched:
+        """One thread reads it for all, which wait meanwhile."""
+        with self._lock:
+            asked = self._robots_asked.get(target.site)
+            is_first = asked is None
+            if asked is None:
+                asked = self._robots_asked[target.site] = Future()
+        started = self._clock()
+        if is_first:
+            try:
+                asked.set_result(self._read_robots(target))
+            except BaseException as error:
+                asked.set_exception(error)
+                raise
+        self._robots[target.site] = rules = asked.result()
+        deadline.extend(self._clock() - started)
+        return rules
 
     def _read_robots(self, target: Target) -> robots.Rules | NotFetched:
         """RFC 9309, 2.3.1: a file that is not there forbids nothing, one that cannot be read forbids everything."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
+from queue import SimpleQueue
 
 from clipcap.dataset.guard.errors import NotFetched
 from clipcap.dataset.guard.policy import Policy
@@ -41,7 +42,9 @@ class Deadline:
 
 @dataclass
 class _Host:
-    free: threading.Semaphore
+    free: SimpleQueue[None]
+    """One token for each connection. Unlike a semaphore it is no Python code, which threads would queue for."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
     next_s: float = 0.0
     """When the rate allows the next request."""
     closed_until_s: float = 0.0
@@ -58,9 +61,14 @@ class Hosts:
         self._lock = threading.Lock()
 
     def _of(self, name: str) -> _Host:
+        if (host := self._hosts.get(name)) is not None:
+            return host
         with self._lock:
             if name not in self._hosts:
-                self._hosts[name] = _Host(threading.Semaphore(self._policy.host_connections))
+                host = _Host(SimpleQueue())
+                for _ in range(self._policy.host_connections):
+                    host.free.put(None)
+                self._hosts[name] = host
             return self._hosts[name]
 
     @contextmanager
@@ -72,7 +80,8 @@ class Hosts:
         """
         host = self._of(name)
         asked = self._clock()
-        with host.free:
+        host.free.get()
+        try:
             deadline.extend(self._clock() - asked)
             if host.silent >= SILENT:
                 raise NotFetched(f"its host did not answer {SILENT} times in a row", True, wait_s=inf)
@@ -82,7 +91,7 @@ class Hosts:
             if closed_s > 0:
                 self._sleep(closed_s)
             if self._policy.host_rate:
-                with self._lock:
+                with host.lock:
                     now = self._clock()
                     wait_s = max(host.next_s - now, 0.0)
                     host.next_s = now + wait_s + 1 / self._policy.host_rate
@@ -90,13 +99,15 @@ class Hosts:
                     self._sleep(wait_s)
                     deadline.extend(wait_s)
             yield
+        finally:
+            host.free.put(None)
 
     def answered(self, name: str) -> None:
         self._of(name).silent = 0
 
     def silent(self, name: str) -> None:
         host = self._of(name)
-        with self._lock:
+        with host.lock:
             host.silent += 1
 
     def close(self, name: str, seconds: float) -> None:
