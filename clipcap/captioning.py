@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ class CaptionedImage:
     tokens: int = 0
     captions: list[str] = field(default_factory=list)
     """All that were asked for, best first; the first one is ``caption``."""
+
+    @property
+    def token_probability(self) -> float:
+        """Geometric mean over the caption's tokens, 0 to 1: how sure the model was of its words."""
+        return math.exp((self.log_probability or 0.0) / self.tokens) if self.tokens else 0.0
 
 
 def expand(inputs: Iterable[str]) -> list[str]:
@@ -98,16 +104,25 @@ def _read(image: str) -> bytes:
             raise OSError("there is no such file") from None
     if not image.startswith(("http://", "https://")):
         raise ValueError("expected a file, a folder, or an http or https URL")
-    return _fetch(image)
+    return fetch(image)
 
 
-def _fetch(url: str) -> bytes:
-    """Through the guard. The host that was typed may be a private one; where it redirects to may not."""
+def fetch(url: str, is_typed: bool = True) -> bytes:
+    """A picture from the web, through the guard.
+
+    Args:
+        url: http or https.
+        is_typed: a person named it, so its host may be a private one; where it redirects to may not.
+
+    Raises:
+        OSError: with a reason for a person.
+    """
     parts = urlsplit(url)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     typed = f"{host}:{parts.port or DEFAULT_PORT[parts.scheme]}"
     policy = Policy(
-        timeout_s=TIMEOUT_S, deadline_s=3 * TIMEOUT_S, retries=0, max_bytes=MAX_BYTES, allow_hosts=(typed,),
+        timeout_s=TIMEOUT_S, deadline_s=3 * TIMEOUT_S, retries=0, max_bytes=MAX_BYTES,
+        allow_hosts=(typed,) if is_typed else (),
         robots=False, opt_out_headers=False,  # those are for whoever collects, not for one picture that a person names
     )  # fmt: skip
     try:

@@ -11,7 +11,17 @@ import typer
 
 from clipcap import __version__
 from clipcap.errors import ClipCapError, ConfigError
-from flows import cli_embeddings, cli_films, cli_metrics, cli_models, cli_nights, cli_sql, console
+from flows import (
+    cli_alt_text,
+    cli_cards,
+    cli_embeddings,
+    cli_films,
+    cli_metrics,
+    cli_models,
+    cli_nights,
+    cli_sql,
+    console,
+)
 from flows.options import AsJson, DataDir, Debug, Limit, Set, model_folder, state
 
 app = typer.Typer(
@@ -23,7 +33,9 @@ app.add_typer(cli_embeddings.app)
 app.add_typer(cli_sql.app)
 app.add_typer(cli_metrics.app)
 app.add_typer(cli_models.app)
+app.add_typer(cli_cards.app)
 app.add_typer(cli_films.app, name="film")
+app.add_typer(cli_alt_text.app)
 
 
 def _version(value: bool) -> None:
@@ -125,7 +137,12 @@ def caption(
 
 @app.command("import-weights")
 def import_weights(
-    file: Annotated[Path, typer.Argument(metavar="FILE.pt", help="A checkpoint of the published code.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE.pt|DIR", help="A checkpoint of the published code, or what --layout huggingface wrote."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new model folder.")],
     encoder: Annotated[str, typer.Option("--encoder", help="Its encoder; else OpenAI's of that size.")] = "",
     normalize: Annotated[
@@ -143,11 +160,16 @@ def import_weights(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Turn a published ClipCap checkpoint into a model folder.
+    """Turn a published ClipCap checkpoint, or a model in the hub's layout, into a model folder.
 
     Example: clipcap import-weights coco_weights.pt --out models/coco
     """
     state["debug"] = debug
+    if file.is_dir():
+        from clipcap.export.huggingface import import_huggingface
+
+        made_of = import_huggingface(file, out)
+        return console.print_json(made_of) if as_json else typer.echo(f"{out}: the same tensors as {file}")
     from clipcap.model.published_weights import ImportOptions
     from clipcap.model.published_weights import import_weights as import_file
 
