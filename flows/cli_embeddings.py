@@ -10,16 +10,30 @@ import typer
 
 from clipcap.errors import ConfigError
 from flows import console
-from flows.options import AsJson, DataDir, Debug, open_lake, state
+from flows.options import AsJson, DataDir, Debug, model_folder, open_lake, state
 
 app = typer.Typer()
 
 
+_ONLY_FOR = {
+    "clip-retrieval": ("encoder", "batch", "text"),
+    "huggingface": ("max_shard_size", "licence"),
+    "onnx": ("max_new_tokens", "pixels"),
+}
+"""Layout → the options that mean something there, besides --out."""
+
+
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the files go.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="The new folder; of onnx, the new file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="[DIR_or_ID]", help="huggingface, onnx: a model; the one in production by default.")
+    ] = "",
     layout: Annotated[
-        str, typer.Option("--layout", help="clip-retrieval: .npy with .parquet beside.")
+        str,
+        typer.Option(
+            "--layout", help="clip-retrieval: embeddings as .npy with .parquet beside. huggingface, onnx: a model."
+        ),
     ] = "clip-retrieval",
     encoder: Annotated[
         str, typer.Option("--encoder", metavar="ID", help="Whose embeddings, if there are several.")
@@ -28,16 +42,41 @@ def export(
     text: Annotated[
         bool, typer.Option("--text/--no-text", help="Also the captions' vectors (embed.captions).")
     ] = False,
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", metavar="SIZE", help="huggingface: largest file of weights, as 5GB.")
+    ] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", metavar="ID", help="huggingface: of the model, for its card, as mit.")
+    ] = "",
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=0, help="onnx: longest caption; 0 is as the model says.")
+    ] = 0,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="onnx: begin with pictures, the image encoder in the same file.")
+    ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the lake's embeddings in the layout that clip-retrieval and the tools around LAION read.
+    """Write the lake's embeddings, or a model, as other tools read them.
 
-    Example: clipcap export --layout clip-retrieval --out exported
+    Example: clipcap export --layout huggingface --out my-model
     """
     state["debug"] = debug
-    _export(open_lake(data_dir), layout, out, encoder, batch, text, as_json)
+    options = {"encoder": encoder, "batch": batch, "text": text, "max_shard_size": max_shard_size, "licence": licence,
+               "max_new_tokens": max_new_tokens, "pixels": pixels}  # fmt: skip
+    if layout not in _ONLY_FOR:
+        raise ConfigError(f"--layout {layout}: expected {', '.join(_ONLY_FOR)}")
+    strange = [name for name, value in options.items() if value and name not in _ONLY_FOR[layout]]
+    strange += ["DIR_or_ID"] if model and layout == "clip-retrieval" else []
+    if strange:
+        raise ConfigError(f"--layout {layout} does not read {strange[0].replace('_', '-')}: leave it out")
+    if layout == "clip-retrieval":
+        _export_embeddings(open_lake(data_dir), out, encoder, batch, text, as_json)
+    elif layout == "huggingface":
+        _export_huggingface(model, data_dir, out, max_shard_size, licence, as_json)
+    else:
+        _export_onnx(model, data_dir, out, max_new_tokens, pixels, as_json)
 
 
 @app.command("import-embeddings")
@@ -61,12 +100,57 @@ def import_embeddings(
     _import(open_lake(data_dir, must_exist=False), folder, encoder, dataset, device, as_json)
 
 
-def _export(lake: Any, layout: str, out: Path, encoder: str, batch: str, text: bool, as_json: bool) -> None:
+def _lake_of(folder: Path, model: str, data_dir: str | None) -> Any:
+    """The lake that a model is of; None for a folder that lies elsewhere."""
+    from clipcap.storage.lake import Lake
+
+    if folder != Path(model):
+        return open_lake(data_dir)
+    root = folder.absolute().parents[1]
+    return Lake(root) if folder.parent.name == "models" and (root / "CURRENT").is_file() else None
+
+
+def _export_huggingface(
+    model: str, data_dir: str | None, out: Path, max_shard_size: str, licence: str, as_json: bool
+) -> None:
+    from clipcap.cards.model_card import card_of
+    from clipcap.export.huggingface import LARGEST_FILE, export_huggingface
+
+    folder = model_folder(model, data_dir)
+    card = card_of(folder, licence, _lake_of(folder, model, data_dir))
+    facts = export_huggingface(folder, out, card, max_shard_size or LARGEST_FILE)
+    if as_json:
+        return console.print_json(facts)
+    rows = [{"file": name, "size": console.human_bytes(size)} for name, size in facts["files"].items()]
+    console.print_table(rows, title=str(out))
+    for name, reason in facts["left_out"].items():
+        typer.echo(f"without {name}: {reason}", err=True)
+    typer.echo(f"to have the same model back: {facts['import_command']}")
+
+
+def _export_onnx(
+    model: str, data_dir: str | None, out: Path, max_new_tokens: int, pixels: bool, as_json: bool
+) -> None:
+    from clipcap.export.onnx import export_onnx, some_embeddings
+    from clipcap.model.checkpoint import read_settings
+
+    folder = model_folder(model, data_dir)
+    lake = _lake_of(folder, model, data_dir)
+    real = some_embeddings(lake, read_settings(folder).encoder_hash) if lake else None
+    facts = export_onnx(folder, out, max_new_tokens=max_new_tokens, pixels=pixels, embeddings=real)
+    if as_json:
+        return console.print_json(facts)
+    size, largest = console.human_bytes(facts["size_bytes"]), max(facts["differences"].values())
+    typer.echo(f"{out}: {facts['input']} to at most {facts['max_new_tokens']} token ids, {size}")
+    typer.echo(
+        f"the same captions as torch on {facts['checked_on']} inputs; numbers differ by at most {largest:.1g} of the "
+        "largest"
+    )
+
+
+def _export_embeddings(lake: Any, out: Path, encoder: str, batch: str, text: bool, as_json: bool) -> None:
     from clipcap.embedding.export import export_embeddings
     from clipcap.storage.manifest import read_current
-
-    if layout != "clip-retrieval":
-        raise ConfigError(f"--layout {layout}: the one that is known is clip-retrieval")
 
     def told(done: int, parts: int) -> None:
         console.stderr.print(f"part {done} of {parts}", style="dim")

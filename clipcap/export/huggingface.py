@@ -16,6 +16,7 @@ that comes with a model is never run here, so the folder names none (``auto_map`
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def export_huggingface(folder: Path, out: Path, card: str = "", largest_file: st
     files = {f.relative_to(out).as_posix(): f.stat().st_size for f in sorted(out.rglob("*")) if f.is_file()}
     return {
         "out": str(out), "files": files, "left_out": left_out,
-        "import_command": f"clipcap import-weights {out.name} --out DIR",
+        "import_command": shlex.join(["clipcap", "import-weights", str(out), "--out", "DIR"]),
     }  # fmt: skip
 
 

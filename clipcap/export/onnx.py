@@ -26,11 +26,14 @@ from torch import Tensor, nn
 from clipcap.config import CaptionConfig
 from clipcap.decoding.caption import generate
 from clipcap.embedding.encoder import get_encoder
+from clipcap.embedding.store import read_embeddings
 from clipcap.errors import ModelError
 from clipcap.model.captioner import Captioner
 from clipcap.model.checkpoint import load_captioner, weights_hash
 from clipcap.model.language_model import positions_of, quiet, word_embeddings
 from clipcap.storage.commit import writing
+from clipcap.storage.lake import Lake
+from clipcap.storage.manifest import read_current
 
 TOLERANCE = 1e-3
 """Largest difference to torch that is let through, relative to the largest value of each output."""
@@ -144,6 +147,15 @@ def export_onnx(
         "out": str(out), "size_bytes": out.stat().st_size, "input": name, "max_new_tokens": longest,
         "checked_on": len(inputs), "differences": differences,
     }  # fmt: skip
+
+
+def some_embeddings(lake: Lake, encoder_hash: str, wanted: int = 32) -> np.ndarray | None:
+    """A few images of a lake as models of an encoder read them, (N, C) or (N, L, C) float32; None without any."""
+    for entry in read_current(lake).of_stage("embed"):
+        if entry.meta["encoder_id"].endswith(f"@{encoder_hash[:12]}") and entry.rows.get("ok"):
+            features = read_embeddings([lake.absolute(entry.file("embeddings").path)]).features
+            return np.asarray(features[:wanted], dtype=np.float32)
+    return None
 
 
 def _image_tower(encoder: str, features: str) -> tuple[nn.Module, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
+from clipcap import __version__
 from clipcap.config import TrainConfig
 from clipcap.embedding.store import EmbeddingInfo, read_embeddings
 from clipcap.errors import DataError, ModelError
 from clipcap.storage.commit import writing_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.training.machine import EnergyMeter, device_name
 
 if TYPE_CHECKING:
     from clipcap.training.examples import Pairs
@@ -105,6 +106,7 @@ def train_model(
         DataError: no captioned, embedded image in the training splits.
         ModelError: the language model cannot be found, ``start`` does not fit, or the loss is not finite.
     """
+    from clipcap.cards.model_card import training_card
     from clipcap.training.train import train
 
     with Recorder(lake, "train", f"train/{model_id}", key, run_id, model_id=model_id) as out:
@@ -120,18 +122,19 @@ def train_model(
         unfinished = lake.scratch / "training" / f"{model_id}-{key[:12]}"
         start_folder = _weights_of(lake, start, config) if start else None
         with writing_folder(lake.model(model_id)) as folder:
-            if config.processes > 1:
-                from clipcap.training.launch import train_in_processes
+            with EnergyMeter(device) as meter:
+                if config.processes > 1:
+                    from clipcap.training.launch import train_in_processes
 
-                result = train_in_processes(
-                    lake, model_id, shards, config, folder, unfinished, device, on_step, start_folder, leave_out
-                )
-            else:
-                result = train(
-                    pairs, validation, config, folder, model_id=model_id, encoder=info.encoder,
-                    encoder_hash=info.encoder_hash, features=info.features, device=device,
-                    resume_folder=unfinished, on_step=on_step, start_folder=start_folder,
-                )  # fmt: skip
+                    result = train_in_processes(
+                        lake, model_id, shards, config, folder, unfinished, device, on_step, start_folder, leave_out
+                    )
+                else:
+                    result = train(
+                        pairs, validation, config, folder, model_id=model_id, encoder=info.encoder,
+                        encoder_hash=info.encoder_hash, features=info.features, device=device,
+                        resume_folder=unfinished, on_step=on_step, start_folder=start_folder,
+                    )  # fmt: skip
             out.meta |= {
                 "mapper": config.mapper,
                 "language_model": config.language_model.name,
@@ -154,8 +157,12 @@ def train_model(
                 "start_model_id": start.meta["model_id"] if start else "",
                 "left_out": len(leave_out),
                 "embeddings": [s.embed.file("embeddings").path for s in shards],
+                "device": device_name(device),
+                "energy": meter.estimate(),
+                "clipcap_version": __version__,
             }
-            _write_card(folder, out.meta)
+            card = training_card(out.meta, config.model_dump(mode="json"), folder)
+            (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         for file in sorted(lake.model(model_id).rglob("*")):
             if file.is_file():
                 out.add("model", file)
@@ -176,9 +183,3 @@ def _weights_of(lake: Lake, start: Entry, config: TrainConfig) -> Path:
             '"fresh", or train with the settings of that model'
         )
     return lake.at_hand(lake.model(start.meta["model_id"]))
-
-
-def _write_card(folder: Path, facts: dict[str, object]) -> None:
-    lines = [f"# {facts['model_id']}", "", "A ClipCap captioner (arXiv 2111.09734), written by its training run.", ""]
-    lines += [f"- {name.replace('_', ' ')}: {json.dumps(value)}" for name, value in facts.items()]
-    (folder / "MODEL_CARD.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

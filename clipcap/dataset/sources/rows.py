@@ -78,7 +78,7 @@ PROVENANCE_COLUMNS = frozenset(name for names in _PROVENANCE.values() for name i
 """Columns of a list that are kept beside a row, by any of their usual names."""
 
 
-def provenance_of(record: dict[str, Any]) -> dict[str, str]:
+def provenance_of(record: dict[str, Any]) -> dict[str, Any]:
     """Licence and source of a record, the first of each one's names that says something."""
     return {
         kept: next((whole(found) for name in names if (found := text_of(record.get(name)))), "")
