@@ -39,6 +39,8 @@ class CaptionedImage:
     tokens: int = 0
     captions: list[str] = field(default_factory=list)
     """All that were asked for, best first; the first one is ``caption``."""
+    clip_score: float | None = None
+    """CLIPScore of ``caption``, 0 to 2.5, where it was asked for and the encoder has a text tower."""
 
     @property
     def token_probability(self) -> float:
@@ -64,6 +66,7 @@ def caption_images(
     encoder: Encoder,
     config: CaptionConfig,
     num_captions: int | None = None,
+    with_clip_score: bool = False,
 ) -> Iterator[CaptionedImage]:
     """Captions images in batches of ``config.batch_size``.
 
@@ -72,6 +75,7 @@ def caption_images(
     """
     from clipcap.decoding.caption import generate_many
     from clipcap.decoding.rerank import ClipRerank
+    from clipcap.metrics.clip_score import clip_scores
 
     rows = [CaptionedImage(image) for image in expand(inputs)]
     for start in range(0, len(rows), config.batch_size):
@@ -90,6 +94,9 @@ def caption_images(
             for row, found in zip(good, captions, strict=True):
                 row.captions = [caption.text for caption in found]
                 row.caption, row.log_probability, row.tokens = found[0].text, found[0].log_probability, found[0].tokens
+            if with_clip_score and callable(getattr(encoder.model, "encode_text", None)):
+                for row, score in zip(good, clip_scores(encoder, embeddings, [r.caption for r in good]), strict=True):
+                    row.clip_score = float(score)
         yield from batch
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipcap.errors import SourceError
+from clipcap.errors import ConfigError, SourceError
 from flows import console
 from flows.options import AsJson, DataDir, Debug, model_folder, state
 
@@ -33,7 +33,7 @@ def alt_text(
         Path | None, typer.Option("--apply", metavar="TABLE.csv", help="Fill in what a person approved; no model.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FOLDER", help="Write a copy of the site.")] = None,
-    sure: Annotated[float | None, typer.Option("--sure", min=0, max=1, help="Confidence to fill in from.")] = None,
+    sure: Annotated[float | None, typer.Option("--sure", min=0, max=2.5, help="Confidence to fill in from.")] = None,
     language: Annotated[str, typer.Option("--language", help="Of the model; others' pages are left. any: all.")] = "en",
     empty: Annotated[bool, typer.Option("--empty", help='Propose also where alt="" says decoration.')] = False,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch pictures that lie on other sites.")] = False,
@@ -63,12 +63,17 @@ def alt_text(
         changed = _fill(site, rows, out, report, is_marked=False)
         return _say(rows, changed, as_json, None)
     wanted = "" if language == "any" else language
-    asked = Asked(site, site_url, wanted, empty, fetch, SURE if sure is None else sure)
+    asked = Asked(site, site_url, wanted, empty, fetch, sure)
     found = list(look(pages_of(site, report), asked))
     if any(data for _, data in found):
         from flows.results import load_model
 
         captioner, encoder = load_model(model_folder(model, data_dir), device)
+        if write and sure is None and encoder.name not in SURE:
+            raise ConfigError(
+                f"--write: nobody has measured from which confidence texts of {encoder.name} are right; look at the "
+                "review sheet of a run without --write, and give --sure"
+            )
         rows = propose(found, captioner, encoder, captioner.settings.decoding, asked, _lines())
         model_id = captioner.settings.model_id
     else:

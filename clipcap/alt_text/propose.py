@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from clipcap.embedding.encoder import Encoder
     from clipcap.model.captioner import Captioner
 
-SURE = 0.80
-"""Geometric mean of the tokens' probabilities from which on a text may be filled in; docs/how-to/alternative-text.md
-says what it was measured on."""
+SURE = {"builtin:sample": 1.15}
+"""CLIPScore from which on a text may be filled in, by encoder. Scores of different encoders mean different things, so
+others have none until somebody looked: docs/how-to/alternative-text.md says how, and what this one was measured on."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Row:
     """fill (sure enough), review (a person has to judge), leave, failed."""
     alt: str = ""
     confidence: float | None = None
-    """Geometric mean of the tokens' probabilities, 0 to 1."""
+    """CLIPScore, 0 to 2.5; where the encoder has no text tower, the geometric mean of the tokens' probabilities."""
     reason: str = ""
     approved: str = ""
     """For people: "yes" has the text filled in by ``--apply``; an empty text then says that it is decoration."""
@@ -56,7 +56,8 @@ class Asked:
     language: str = "en"
     with_empty: bool = False
     fetches: bool = False
-    sure: float = SURE
+    sure: float | None = None
+    """Confidence from which a text may be filled in; None: as :data:`SURE` says of the encoder."""
 
 
 def pages_of(site: Path, without: Path | None = None) -> list[Path]:
@@ -136,28 +137,31 @@ def propose(
                 files[digest] = str(Path(folder) / digest)
                 Path(files[digest]).write_bytes(data)
         captioned: dict[str, CaptionedImage] = {}
-        for digest, result in zip(files, caption_images(files.values(), captioner, encoder, config), strict=True):
+        results = caption_images(files.values(), captioner, encoder, config, with_clip_score=True)
+        for digest, result in zip(files, results, strict=True):
             captioned[digest] = result
             if on_progress:
                 on_progress(len(captioned), len(files))
+    sure = SURE.get(encoder.name) if asked.sure is None else asked.sure
     for row, data in found:
         if data:
-            _take(row, captioned[hashlib.sha256(data).hexdigest()], asked.sure)
+            _take(row, captioned[hashlib.sha256(data).hexdigest()], sure)
             row.thumbnail = data
     return [row for row, _ in found]
 
 
-def _take(row: Row, result: CaptionedImage, sure: float) -> None:
+def _take(row: Row, result: CaptionedImage, sure: float | None) -> None:
     if result.status != "ok" or not result.caption.strip():
         row.status, row.reason = "failed", result.reason or "the model has no words for it"
         return
-    row.alt, row.confidence = result.caption.strip(), round(result.token_probability, 4)
+    confidence = result.token_probability if result.clip_score is None else result.clip_score
+    row.alt, row.confidence = result.caption.strip(), round(confidence, 4)
     if row.status != "propose":
         return
-    if row.confidence >= sure:
+    if sure is not None and row.confidence >= sure:
         row.status = "fill"
     else:
-        low = f"the model is not sure of its words ({row.confidence:.2f} below {sure:.2f})"
+        low = "no threshold is known for this encoder" if sure is None else f"confidence is below {sure:.2f}"
         row.status, row.reason = "review", "; ".join(part for part in (low, row.reason) if part)
 
 
