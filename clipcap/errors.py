@@ -9,18 +9,24 @@
     ├ TransientError     the only kind that a task retries
     └ NoRoomError · NightFailed(summary)
 
-A message says what happened, where, what was expected, and what to do next, in one line.
+A message says what happened, where, what was expected, and what to do next, in one line. It is copied into logs, run
+states and messages, so that secrets are taken out of it when it is made.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from clipcap.redaction import redact_text
+
 
 class ClipCapError(Exception):
     """Base of all; the command line prints it as one line and exits with ``exit_code``."""
 
     exit_code = 1
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redact_text(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(ClipCapError):

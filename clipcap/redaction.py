@@ -6,6 +6,7 @@ ledger. User names and passwords in URLs stand nowhere; landing refuses them. Se
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -64,3 +65,13 @@ def redact(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [redact(inner) for inner in value]
     return value
+
+
+class RedactingFilter(logging.Filter):
+    """Takes secrets out of a line and of its traceback, whatever was put into them. For loggers and handlers alike."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact_text(record.getMessage()), None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = redact_text(logging.Formatter().formatException(record.exc_info))
+        return True

@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any
 
+from clipcap.redaction import redact, redact_text
 from flows.events import has_server
 
 log = logging.getLogger("clipcap.flows")
@@ -55,6 +56,6 @@ def show_table(key: str, description: str, rows: list[dict[str, Any]]) -> None:
     from prefect.artifacts import create_table_artifact
 
     try:
-        create_table_artifact(table=rows, key=key, description=description)
+        create_table_artifact(table=redact(rows), key=key, description=redact_text(description))
     except Exception as error:
         log.warning("the table %r could not be shown: %s", key, error)

@@ -17,6 +17,7 @@ from urllib.error import HTTPError
 
 from clipcap.config import NotifyConfig, load_config
 from clipcap.errors import ClipCapError
+from clipcap.redaction import redact, redact_text
 
 log = logging.getLogger("clipcap.flows")
 _settings = [NotifyConfig()]
@@ -42,8 +43,8 @@ def notify(kind: str, title: str, facts: Mapping[str, Any], config: NotifyConfig
     """
     config = config or _settings[0]
     address = os.environ.get(config.webhook_env, "") if config.webhook_env else ""
-    told = {name: _without(address, value) for name, value in facts.items()}
-    title = _without(address, title)
+    told = {name: redact(_without(address, value)) for name, value in facts.items()}
+    title = redact_text(_without(address, title))
     text = "\n".join([title, *(f"{name}: {value}" for name, value in told.items() if value not in ("", None))])
     delivered = []
     if config.webhook_env and not address and config.webhook_env != DEFAULT_VARIABLE:

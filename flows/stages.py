@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipcap.config import Config
+from clipcap.redaction import RedactingFilter
 from clipcap.storage.lake import Lake, new_run_id, resolve_data_dir
 from clipcap.storage.manifest import Entry, EntryIndex
 from flows.engine import CLUSTERED, device_slot, submit_locally, submit_to
@@ -26,6 +27,8 @@ log = logging.getLogger("clipcap.flows")
 # leaves the level to us, and Python's default would drop everything below a warning.
 if logging.getLogger("clipcap").level == logging.NOTSET:
     logging.getLogger("clipcap").setLevel(logging.INFO)
+for _handler in logging.getLogger("clipcap").handlers:
+    _handler.addFilter(RedactingFilter())
 
 
 @dataclass

@@ -14,6 +14,7 @@ from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
 
 from clipcap.errors import TransientError
+from clipcap.redaction import RedactingFilter
 from clipcap.storage.lake import Lake
 from clipcap.storage.lock import one_at_a_time
 from clipcap.storage.manifest import find_recorded
@@ -30,6 +31,8 @@ class _KnownWarning(logging.Filter):
 
 
 logging.getLogger("prefect.task_runs").addFilter(_KnownWarning())
+for _name in ("prefect.task_runs", "prefect.flow_runs"):  # they tell what failed, in the words of whoever raised it
+    logging.getLogger(_name).addFilter(RedactingFilter())
 
 
 async def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

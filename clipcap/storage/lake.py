@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipcap.errors import ConfigError
+from clipcap.redaction import without_userinfo
 from clipcap.storage.mirror import get_mirror
 
+_PASSWORD = re.compile(r"[^:]+://[^/?#]*:[^/?#]*@")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_@=+-]{0,120}")
 
 
@@ -24,12 +26,17 @@ def resolve_data_dir(flag: str | None = None, config: str = "") -> Path | str:
     """The lake's root, a folder or a URL: flag before config before CLIPCAP_DATA_DIR before ./data.
 
     Raises:
-        ConfigError: no folder can have that name.
+        ConfigError: no folder can have that name, or the URL holds a password.
     """
     asked = flag or config or os.environ.get("CLIPCAP_DATA_DIR") or "data"
     asked = asked.removeprefix("file://")
     if "\0" in asked:
         raise ConfigError(f"data_dir: no path holds the character NUL (got {asked!r})")
+    if "://" in asked and _PASSWORD.match(asked):
+        raise ConfigError(
+            f"data_dir: {without_userinfo(asked)} holds a password, which would be written wherever the lake is named; "
+            "give it as the store's own variables or profile do (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE)"
+        )
     return asked if "://" in asked else Path(asked).expanduser().resolve()
 
 

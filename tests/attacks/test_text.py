@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from clipcap.config import Config, DatasetConfig
 from clipcap.dataset.land import land, read_landing
+from clipcap.errors import ConfigError
 from clipcap.redaction import redact, redact_text, redact_url, shown_url, without_userinfo
-from clipcap.storage.lake import Lake
+from clipcap.storage.lake import Lake, resolve_data_dir
 from clipcap.storage.manifest import commit_generation
 from clipcap.warehouse.queries import query
 
@@ -202,6 +203,40 @@ class TestSecrets:
         line = capsys.readouterr().err
         assert "https://h.test/x.tar?***" in line and "s3cret" not in line and "\x1b" not in line
         assert console.message(ValueError("no https://h.test/?k=s3cret\x1b[2J")) == "no https://h.test/?***"
+
+    def test_errors_hold_none_wherever_they_are_written(self):
+        import pickle
+
+        from clipcap.errors import DataError
+
+        error = DataError("https://h.test/x.tar?sig=s3cret cannot be read")
+        assert str(error) == "https://h.test/x.tar?*** cannot be read" and "s3cret" not in repr(error)
+        assert str(pickle.loads(pickle.dumps(error))) == str(error), "as it comes back from a worker"
+
+    @pytest.mark.parametrize("logger", ["prefect.flow_runs", "prefect.task_runs"])
+    def test_what_the_orchestrator_logs_of_a_failure_holds_none(self, logger: str, caplog):
+        import logging
+
+        import tasks.policies  # noqa: F401  (puts the filter there)
+
+        with caplog.at_level(logging.ERROR, logger=logger):
+            prefects = logging.getLogger(logger)
+            prefects.addHandler(caplog.handler)
+            try:
+                raise ValueError("no https://me:s3cret@h.test/?sig=s3cret")
+            except ValueError:
+                prefects.exception("Encountered an exception of %s", "https://h.test/?k=s3cret")
+            finally:
+                prefects.removeHandler(caplog.handler)
+        assert "Encountered an exception of https://h.test/?***" in caplog.text and "ValueError" in caplog.text
+        assert "s3cret" not in caplog.text
+
+    def test_a_lake_is_named_without_a_password(self):
+        with pytest.raises(ConfigError, match=r"s3://\*\*\*@bucket/lake holds a password.*AWS_PROFILE") as refused:
+            resolve_data_dir("s3://me:s3cret@bucket/lake")
+        assert "s3cret" not in str(refused.value)
+        for kept in ("sftp://me@h.test/lake", "abfs://lake@account.test/x", "s3://bucket/a:b@c"):
+            assert resolve_data_dir(kept) == kept
 
     def test_landing_refuses_a_password_and_stores_it_nowhere(self, tmp_path: Path):
         (tmp_path / "l.csv").write_text("url,caption\nhttp://me:s3cret@a.test/1.jpg,x\nhttp://a.test/2.jpg,y\n")

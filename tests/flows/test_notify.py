@@ -101,6 +101,13 @@ def test_an_address_in_a_fact_is_struck_out(listener: Listener) -> None:
     assert SECRET not in text and "POST ***: 500" in text
 
 
+def test_no_secret_is_told(listener: Listener) -> None:
+    facts = {"reason": "s3://k:s3cret@bucket is gone", "batches": {"x": ["https://h.test/?sig=s3cret"]}}
+    notify("failed", "no https://h.test/?token=s3cret", facts, MINE)
+    text = json.dumps(listener.messages[0])
+    assert "s3cret" not in text and "no https://h.test/?***" in text and "s3://***@bucket is gone" in text
+
+
 def test_a_variable_that_is_not_set_is_said(caplog: pytest.LogCaptureFixture) -> None:
     assert not notify("failed", "x", {}, NotifyConfig(webhook_env="NOT_THERE"))
     assert "NOT_THERE" in caplog.text
