@@ -82,6 +82,8 @@ def _sheet(rows: Sequence[Row], model_id: str) -> str:
 
     from clipcap.report.thumbnails import ALL_BYTES, shrink
 
+    order = ("review", "failed", "fill", "leave")  # what a person has to do comes first
+    rows = sorted(rows, key=lambda row: order.index(row.status) if row.status in order else len(order))
     share = ALL_BYTES * 3 // 4 // max(len(rows), 1)
     pictures = [shrink(row.thumbnail, share).uri if row.thumbnail else "" for row in rows]
     page = Environment(loader=PackageLoader("clipcap.alt_text", "."), autoescape=True).get_template("review.html.j2")
