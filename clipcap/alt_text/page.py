@@ -73,7 +73,10 @@ def read_page(raw: bytes) -> Page:
     if find_spec("html5lib") is None:
         raise ConfigError("reading pages needs html5lib, not installed here: pip install 'clipcap-pipeline[alt-text]'")
     encoding, is_declared, bom = _encoding(raw)
-    text = raw[len(bom) :].decode(encoding, "surrogateescape" if "16" not in encoding else "strict")
+    try:
+        text = raw[len(bom) :].decode(encoding, "surrogateescape" if "16" not in encoding else "strict")
+    except UnicodeError as error:
+        raise PageError(f"its bytes are not those of its encoding ({error})") from None
     page = Page(raw, text, encoding, is_declared, bom)
     if encode(page, text) != raw:
         raise PageError(f"its bytes are not those of its encoding ({encoding}), so it could not be written back")
