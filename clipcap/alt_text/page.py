@@ -149,8 +149,9 @@ def _images(tree: Any, text: str, starts: list[int]) -> Iterator[ImageTag]:
     parents = {child: parent for parent in tree.iter() for child in parent}
     base = next((e.get("href", "") for e in tree.iter(f"{_XHTML}base") if e.get("href")), "")
     by_id = {e.get("id"): e for e in reversed(list(tree.iter())) if isinstance(e.tag, str) and e.get("id")}
+    places = {e: at for e in tree.iter() if (at := e.attrib.pop(_AT, ""))}  # of SVG's <image> too, which is none
     for number, element in enumerate(tree.iter(f"{_XHTML}img")):
-        at = element.attrib.pop(_AT, "")
+        at = places.get(element, "")
         line, column = map(int, at.split()) if at else (0, 0)
         place = starts[line - 1] + column if 0 < line <= len(starts) else -1
         found = re.match("img|image", text[place : place + 5], re.IGNORECASE) if place > 0 else None

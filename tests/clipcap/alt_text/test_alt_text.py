@@ -150,6 +150,7 @@ NASTY = [
     b"<p>\x81\xff\x00 broken bytes <img src=a",
     b"<meta charset=utf-8>\xe9\xff<img src=a>",
     b"<table><img src=a><tr><td><img src=b></table><a><img/src=c><a><img src='d'>",
+    b"<img src=a><svg><image href=b></svg><image src=c>",
     b"<script><img src=a></script><img src=b><textarea><img></textarea><svg><img src=c></svg><math><img>",
     b"<img src=a alt=x><img src=b><select><img src=c></select><plaintext><img src=d>",
     b"<p" + b" x" * 11_000 + b"><img src=a>\r\n" + b"\xc3\xa9\r\n" * 6_000 + b"<img src=b>",
@@ -169,9 +170,9 @@ def test_only_attributes_are_added(raw: bytes):
 PIECES = st.sampled_from([
     "<img src=a>", "<IMG\r\nsrc='b'/>", "<img/src=c>", "<img alt=''>", "<img alt=x src=d/>", '<img title="a>b <img">',
     "<image>", "<a href=x>", "</a>", "<p>", "</p>", "<table>", "<tr><td>", "</table>", "<!-- <img> -->", "<!-->",
-    "<!--", "--!>", "<script>", "</script>", "<textarea>", "</textarea>", "<title>", "</title>", "<svg>", "</svg>", "<b>",
-    "</b>", "<figure>", "<picture>", "é", "日", "\r\n", "\r", "\n", "\t", " ", "<", ">", "&amp", "&lt;img>", "\x00",
-    "<img", "'", '"', "<div aria-hidden=true>",
+    "<!--", "--!>", "<script>", "</script>", "<textarea>", "</textarea>", "<title>", "</title>", "<svg>", "</svg>",
+    "<b>", "</b>", "<figure>", "<picture>", "é", "日", "\r\n", "\r", "\n", "\t", " ", "<", ">", "&amp", "&lt;img>",
+    "\x00", "<img", "'", '"', "<div aria-hidden=true>",
 ])  # fmt: skip
 
 
