@@ -30,6 +30,7 @@ from clipcap.errors import CheckpointError, ModelError
 from clipcap.model.captioner import VERSION, CaptionerSettings
 from clipcap.model.checkpoint import ADAPTERS, CONFIG, LANGUAGE_MODEL, MAPPING, load_captioner, weights_hash
 from clipcap.model.language_model import quiet
+from clipcap.model.lora import ADAPTER_CONFIG
 from clipcap.model.pretrained import load_language_model
 from clipcap.storage.commit import writing_folder
 
@@ -78,6 +79,9 @@ def export_huggingface(folder: Path, out: Path, card: str = "", largest_file: st
         shutil.copyfile(folder / MAPPING, aside / MAPPING)
         if settings.lora:
             shutil.copytree(folder / ADAPTERS, aside / ADAPTERS)
+            config = json.loads((folder / ADAPTERS / ADAPTER_CONFIG).read_bytes())
+            config["base_model_name_or_path"] = LANGUAGE_MODEL  # else perhaps a folder of this machine
+            (aside / ADAPTERS / ADAPTER_CONFIG).write_text(_json(config), encoding="utf-8")
         try:
             preprocessing = _preprocessing(settings.encoder)
             (aside / "preprocessor_config.json").write_text(_json(preprocessing), encoding="utf-8")
