@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -48,16 +49,32 @@ class CaptionedImage:
         return math.exp((self.log_probability or 0.0) / self.tokens) if self.tokens else 0.0
 
 
-def expand(inputs: Iterable[str]) -> list[str]:
-    """Folders become the images in them (at any depth, by name); files and URLs stay."""
-    images: list[str] = []
+def expand(inputs: Iterable[str]) -> Iterator[str]:
+    """Folders become the images in them (at any depth, by name), one after another; files and URLs stay.
+
+    A folder that holds no image, or cannot be read, stays too: it becomes a row with its reason.
+    """
     for text in inputs:
-        if "://" not in text and os.path.isdir(text):
-            found = [str(f) for f in sorted(Path(text).rglob("*")) if f.suffix.lower() in IMAGE_EXTENSIONS]
-            images += found or [text]
-        else:
-            images.append(text)
-    return images
+        found = _images_in(text) if "://" not in text and os.path.isdir(text) else iter(())
+        first = next(found, text)
+        yield first
+        yield from found
+
+
+def _images_in(folder: str) -> Iterator[str]:
+    """Holds one folder's names at a time, so that a hundred thousand files need no list."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except OSError:
+        yield folder
+        return
+    for name, is_folder in names:
+        path = str(Path(folder, name))
+        if is_folder:
+            yield from _images_in(path)
+        elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+            yield path
 
 
 def caption_images(
@@ -67,8 +84,12 @@ def caption_images(
     config: CaptionConfig,
     num_captions: int | None = None,
     with_clip_score: bool = False,
+    on_image: Callable[[CaptionedImage, bytes], None] | None = None,
 ) -> Iterator[CaptionedImage]:
-    """Captions images in batches of ``config.batch_size``.
+    """Captions images in batches of ``config.batch_size``; no more than one batch is in memory.
+
+    Args:
+        on_image: is shown each image's bytes once they are decoded, for example to make a thumbnail.
 
     Yields:
         one row for each input, in order; one that cannot be read is "failed" with its reason.
@@ -77,13 +98,15 @@ def caption_images(
     from clipcap.decoding.rerank import ClipRerank
     from clipcap.metrics.clip_score import clip_scores
 
-    rows = [CaptionedImage(image) for image in expand(inputs)]
-    for start in range(0, len(rows), config.batch_size):
-        batch = rows[start : start + config.batch_size]
+    images = expand(inputs)
+    while batch := [CaptionedImage(image) for image in islice(images, config.batch_size)]:
         pixels = []
         for row in batch:
             try:
-                pixels.append(decode(_read(row.image), encoder.preprocessing))
+                data = _read(row.image)
+                pixels.append(decode(data, encoder.preprocessing))
+                if on_image:
+                    on_image(row, data)
             except (ImageDecodeError, OSError, ValueError) as error:
                 row.status, row.reason = "failed", str(error) or type(error).__name__
         good = [row for row in batch if row.status == "ok"]
@@ -104,11 +127,15 @@ def _read(image: str) -> bytes:
     """Raises OSError or ValueError with a reason for a person."""
     if "://" not in image:
         if os.path.isdir(image):
+            if not os.access(image, os.R_OK | os.X_OK):
+                raise OSError("a folder that you may not read: see its permissions")
             raise OSError("a folder without images")
         try:
             return Path(image).read_bytes()
         except FileNotFoundError:
             raise OSError("there is no such file") from None
+        except PermissionError:
+            raise OSError("a file that you may not read: see its permissions") from None
     if not image.startswith(("http://", "https://")):
         raise ValueError("expected a file, a folder, or an http or https URL")
     return fetch(image)
@@ -135,4 +162,4 @@ def fetch(url: str, is_typed: bool = True) -> bytes:
     try:
         return Guard(policy).fetch(url).data
     except GuardError as error:
-        raise OSError(str(error)) from None
+        raise OSError(str(error).removeprefix("may heal: ")) from None

@@ -13,7 +13,9 @@ from clipcap import __version__
 from clipcap.errors import ClipCapError, ConfigError
 from flows import (
     cli_alt_text,
+    cli_caption,
     cli_cards,
+    cli_doctor,
     cli_embeddings,
     cli_films,
     cli_metrics,
@@ -28,12 +30,14 @@ app = typer.Typer(
     name="clipcap", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     help="Images in; captions, metrics and SQL out. Every command has an example under --help.",
 )  # fmt: skip
+app.add_typer(cli_caption.app)
 app.add_typer(cli_nights.app)
 app.add_typer(cli_embeddings.app)
 app.add_typer(cli_sql.app)
 app.add_typer(cli_metrics.app)
 app.add_typer(cli_models.app)
 app.add_typer(cli_cards.app)
+app.add_typer(cli_doctor.app)
 app.add_typer(cli_films.app, name="film")
 app.add_typer(cli_alt_text.app)
 
@@ -94,45 +98,6 @@ def _lake_of(settings: Any, data_dir: str | None) -> Any:
     from clipcap.storage.lake import Lake, resolve_data_dir
 
     return Lake(resolve_data_dir(data_dir, settings.data_dir))
-
-
-@app.command()
-def caption(
-    images: Annotated[list[str], typer.Argument(help="Files, folders or URLs.")],
-    model: Annotated[str, typer.Option("--model", help="A model id of the lake, or a model's folder.")] = "",
-    beam_size: Annotated[int | None, typer.Option("--beam-size", min=1, help="Beams; 1 is greedy.")] = None,
-    num_captions: Annotated[int | None, typer.Option("--num-captions", min=1, help="Captions for each image.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="beam, sample or published.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="Sampling: below 1 is careful.")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="Sampling: from the K likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="Sampling: from the nucleus of this mass.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Sampling: the same seed, the same captions.")] = None,
-    rerank: Annotated[float | None, typer.Option("--rerank", help="Weight of CLIP in choosing, 0 to 1.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda.")] = "auto",
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Caption images now: one row for each input, failures included. What is not given is as the model says.
-
-    Example: clipcap caption photo.jpg photos/ --model models/my-model --json
-    """
-    state["debug"] = debug
-    from flows.results import caption_now
-
-    rows = caption_now(
-        images, model_folder(model, data_dir), device, beam_size=beam_size, num_captions=num_captions, method=method,
-        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, rerank=rerank,
-    )  # fmt: skip
-    if as_json:
-        console.print_json(rows)
-    else:
-        columns = ("image", "caption") if all(row["status"] == "ok" for row in rows) else ("image", "caption", "reason")
-        for row in rows:
-            row["caption"] = "\n".join(row["captions"])
-        console.print_table(rows, columns=columns)
-    if not any(row["status"] == "ok" for row in rows):
-        raise typer.Exit(1)
 
 
 @app.command("import-weights")

@@ -8,7 +8,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -57,6 +58,17 @@ def show_log() -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Says what takes a moment: a spinner on a terminal, one line elsewhere."""
+    if not stderr.is_terminal:
+        stderr.print(text, style="dim", markup=False, highlight=False)
+        yield
+        return
+    with stderr.status(Text(text, style="dim")):
+        yield
 
 
 def _redacted(record: logging.LogRecord) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,19 +87,6 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     typer.echo(f"\n{outcome['report']}")
 
 
-def caption_now(images: list[str], folder: Path, device: str, **asked: Any) -> list[dict[str, Any]]:
-    """Loads a model and its encoder, and captions.
-
-    Args:
-        asked: fields of ``CaptionConfig``; those that are None are as the model's own settings say.
-    """
-    from clipcap.captioning import caption_images
-
-    captioner, encoder = load_model(folder, device)
-    config = decoding(captioner.settings.decoding, {name: value for name, value in asked.items() if value is not None})
-    return [asdict(row) for row in caption_images(images, captioner, encoder, config)]
-
-
 def load_model(folder: Path, device: str) -> tuple[Captioner, Encoder]:
     """A model and the encoder that it was trained with.
 
@@ -111,10 +97,10 @@ def load_model(folder: Path, device: str) -> tuple[Captioner, Encoder]:
     from clipcap.model.checkpoint import load_captioner
 
     device = resolve_device(device)
-    console.stderr.print(f"loading {folder.name} …", style="dim")
-    captioner = load_captioner(folder, device)
-    settings = captioner.settings
-    encoder = get_encoder(settings.encoder, device)
+    with console.working(f"loading {folder.name} …"):
+        captioner = load_captioner(folder, device)
+        settings = captioner.settings
+        encoder = get_encoder(settings.encoder, device)
     if settings.encoder_hash and encoder.hash != settings.encoder_hash:
         raise ModelError(
             f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
@@ -129,7 +115,10 @@ def decoding(stored: CaptionConfig, asked: dict[str, Any]) -> CaptionConfig:
     needed = max(config.num_captions, config.candidates if config.rerank else 0)
     if config.method == "sample" or needed <= config.beam_size:
         return config
-    console.stderr.print(f"{needed} captions need as many beams: beam size {needed} instead of {config.beam_size}")
+    console.stderr.print(
+        f"{needed} captions need as many beams: beam size {needed} instead of {config.beam_size}, so the first caption "
+        "may differ from the one that a single caption would be"
+    )
     return config.model_copy(update={"beam_size": needed})
 
 

@@ -220,11 +220,21 @@ def resolve_device(name: str) -> str:
         try:
             kind = torch.device(name).type
         except RuntimeError:
-            raise ModelError(f"there is no device {name!r}: write auto, cpu, cuda or cuda:1") from None
+            raise ModelError(f"there is no device {name!r}; this machine has: {', '.join(_devices())}") from None
         if kind == "cuda" and not torch.cuda.is_available():
             raise ModelError(f"device {name!r}: this torch sees no GPU; use cpu, or install a CUDA build of torch")
+        if kind not in ("cpu", "cuda", "mps") or (kind != "cpu" and ":" in name and name not in _devices()):
+            raise ModelError(f"there is no device {name!r}; this machine has: {', '.join(_devices())}")
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _devices() -> list[str]:
+    """Names that ``resolve_device`` takes on this machine."""
+    import torch
+
+    found = ["auto", "cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
 
 
 def list_devices(name: str) -> list[str]:

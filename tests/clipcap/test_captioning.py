@@ -207,7 +207,7 @@ def test_folders_become_their_images(tmp_path: Path):
         (tmp_path / name).touch()
     (tmp_path / "none").mkdir()
     inputs = [str(tmp_path), "x.jpg", "http://host/y", str(tmp_path / "none")]
-    assert expand(inputs) == [
+    assert list(expand(inputs)) == [
         str(tmp_path / "a.png"), str(tmp_path / "b.JPG"), str(tmp_path / "deep" / "c.webp"),
         "x.jpg", "http://host/y", str(tmp_path / "none"),
     ]  # fmt: skip
