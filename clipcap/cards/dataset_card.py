@@ -71,7 +71,7 @@ def _front_matter(facts: Row) -> str:
     data = DatasetCardData(
         license=facts["licence"].lower() or "unknown",
         task_categories=["image-to-text"],
-        size_categories=next((name for limit, name in _SIZES if images < limit), "n>1T"),
+        size_categories=[next((name for limit, name in _SIZES if images < limit), "n>1T")],
         pretty_name=facts["batch"]["dataset"],
         annotations_creators="found" if facts["batch"]["captions"] else "no-annotation",
         tags=["image-captioning", "clipcap"],
