@@ -143,7 +143,8 @@ def _say(rows: list[Row], changed: dict[str, int], as_json: bool, tables: list[P
         columns = ("page", "line", "image", "status", "alt", "confidence", "reason")
         console.print_table([asdict(row) for row in rows], columns=columns)
     counts = Counter(row.status for row in rows)
-    typer.echo(", ".join(f"{count:,} {status}" for status, count in counts.items()) or "every image has a text")
+    nothing = "every image has a text" if tables else "the table has no row that is approved; nothing was done"
+    typer.echo(", ".join(f"{count:,} {status}" for status, count in counts.items()) or nothing)
     if changed:
         typer.echo(f"{sum(changed.values()):,} texts filled in, in {len(changed):,} pages")
     for table in tables or []:
