@@ -26,7 +26,8 @@ from clipcap.errors import ConfigError, SourceError
 from clipcap.films.address import Span
 from clipcap.films.shots import Signal, choose_frames
 
-VERSION = 1
+SCAN_VERSION = 1
+"""Raised where another choice of frames is made of the same film: what was remembered is forgotten."""
 OnProgress = Callable[[float, float], None]
 """Called with seconds of the film that are done, and its length."""
 log = logging.getLogger("clipcap.films")
@@ -173,7 +174,7 @@ def _cached(sha256: str, config: FilmConfig) -> Path:
     from clipcap.storage.manifest import digest
 
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = digest([VERSION, sha256, config.model_dump(exclude={"timeout_s"})])
+    key = digest([SCAN_VERSION, sha256, config.model_dump(exclude={"timeout_s"})])
     return root / "clipcap" / "films" / f"{key[:32]}.json"
 
 
