@@ -8,7 +8,7 @@ from typing import Any
 from clipcap.dataset.land import Landing, read_landing
 from clipcap.embedding.encoder import get_encoder
 from clipcap.storage.manifest import Entry
-from clipcap.training.train_model import Shard
+from clipcap.training.train_model import TRAIN_SPLITS, Shard
 from flows.caption import caption_jobs
 from flows.compare import compare_job, production_scores
 from flows.download import download_jobs, land_job
@@ -23,7 +23,8 @@ def make_plan(context: RunContext, limit: int | None = None) -> dict[str, Any]:
     """Compares keys as the run would. What depends on outputs that do not exist yet counts as to do.
 
     Returns:
-        ``stages`` (one object each), ``needed_bytes``, ``free_bytes``, ``fits``, ``data_dir`` and ``batch_id``.
+        ``stages`` (one object each), ``needed_bytes``, ``free_bytes``, ``fits``, ``data_dir``, ``batch_id`` and
+        ``warnings`` (texts).
     """
     landing = read_landing(context.config, limit)
     stages = plan_stages(context, landing)
@@ -32,7 +33,18 @@ def make_plan(context: RunContext, limit: int | None = None) -> dict[str, Any]:
         "batch_id": landing.batch_id,
         **room(context, stages),
         "stages": [asdict(stage) for stage in stages],
+        "warnings": _warnings(landing),
     }
+
+
+def _warnings(landing: Landing) -> list[str]:
+    """What the run would meet only after hours: it is known from the source."""
+    if any(row["split"] in TRAIN_SPLITS and row["captions"] for row in landing.rows):
+        return []
+    return [
+        "nothing to train on: no row of split train has a caption; give the rows captions and splits, or set "
+        'dataset.default_split = "train"'
+    ]
 
 
 def plan_stages(context: RunContext, landing: Landing) -> list[StagePlan]:

@@ -52,6 +52,8 @@ def print_plan(plan: dict[str, Any]) -> None:
     """The plan of ``--dry-run`` as a table."""
     console.print_table(stage_rows(plan["stages"]), title=f"{plan['batch_id']} in {plan['data_dir']}")
     typer.echo(console.room(plan))
+    for warning in plan.get("warnings", ()):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def print_run(lake: Lake, outcome: dict[str, Any]) -> None:

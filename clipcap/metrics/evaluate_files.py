@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from clipcap.metrics.diversity import self_cider
 from clipcap.metrics.evaluate import DEFAULT, KNOWN, Scores, score
 from clipcap.metrics.java import JAVA_METRICS
 from clipcap.metrics.ptb_tokenizer import tokenize
+
+log = logging.getLogger("clipcap.metrics")
 
 SELF_CIDER = "self_cider"
 FILE_METRICS = (*KNOWN, *JAVA_METRICS, *CLIP_METRICS, SELF_CIDER)
@@ -66,6 +69,8 @@ def evaluate_files(
         )
     wanted = list(metrics) or [*DEFAULT, *([SELF_CIDER] * several), *(CLIP_METRICS if images else ())]
     first = {key: texts[0] for key, texts in captions.items()}
+    if left := len(truth.keys() - first.keys()):
+        log.info("%s of %s images with references have no candidate: they are left out", f"{left:,}", f"{len(truth):,}")
     scores = score(first, truth, [name for name in wanted if name in (*KNOWN, *JAVA_METRICS)])
     if SELF_CIDER in wanted:
         tokenized = {key: tokenize(texts) for key, texts in captions.items()}

@@ -37,7 +37,12 @@ def resolve_data_dir(flag: str | None = None, config: str = "") -> Path | str:
             f"data_dir: {without_userinfo(asked)} holds a password, which would be written wherever the lake is named; "
             "give it as the store's own variables or profile do (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE)"
         )
-    return asked if "://" in asked else Path(asked).expanduser().resolve()
+    if "://" in asked:
+        return asked
+    root = Path(asked).expanduser().resolve()
+    if in_the_way := next((part for part in (root, *root.parents) if part.is_file()), None):
+        raise ConfigError(f"data_dir: {in_the_way} is a file, and a lake is a folder: name another with --data-dir")
+    return root
 
 
 def _part(name: str) -> str:
