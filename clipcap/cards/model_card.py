@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipcap import __version__
 from clipcap.cards.licences import licence_of
 from clipcap.cards.limits import limits_of
 from clipcap.cards.markdown import render
@@ -22,6 +21,8 @@ from clipcap.storage.lake import Lake
 Row = dict[str, Any]
 EXAMPLES = 3
 """Captions that a card shows of the best, and as many of the worst."""
+_META = dict.fromkeys(("parameters", "train_images", "train_captions", "val_images", "start_model_id"))
+"""Facts of a training that a model from elsewhere, or of an older clipcap, does not have."""
 _HUB_METRICS = {"bleu_1": "bleu", "bleu_4": "bleu", "rouge_l": "rouge", "cider": "cider", "meteor": "meteor",
                 "spice": "spice", "clip_score": "clip_score"}  # fmt: skip
 
@@ -129,7 +130,7 @@ def _facts(meta: Row, train: Row, duration_s: float | None, licence: str) -> Row
         changed["language_model.name"] = _shown_name(language_model)
     return {
         "model_id": meta["model_id"], "licence": licence, "version": meta.get("clipcap_version", ""),
-        "writer": __version__, "meta": meta, "mapper": meta["mapper"], "prefix_length": meta["prefix_length"],
+        "meta": _META | meta, "mapper": meta["mapper"], "prefix_length": meta["prefix_length"],
         "encoder": _shown_name(meta.get("encoder", "")), "encoder_hash": meta.get("encoder_hash", ""),
         "clip_dim": meta.get("clip_dim"), "features": meta.get("features", "embedding"),
         "language_model": _shown_name(language_model), "is_own_language_model": is_own,
