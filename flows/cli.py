@@ -22,6 +22,7 @@ from flows import (
     cli_models,
     cli_nights,
     cli_sql,
+    complete,
     console,
 )
 from flows.options import AsJson, DataDir, Debug, Limit, Set, model_folder, state
@@ -57,7 +58,10 @@ def _main(
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.")],
+    config: Annotated[
+        str,
+        typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.", autocompletion=complete.configs),
+    ],
     set_: Set = None,
     limit: Limit = None,
     dry_run: cli_nights.DryRun = False,

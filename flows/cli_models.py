@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clipcap.errors import DataError, ModelError
-from flows import console
+from flows import complete, console
 from flows.options import AsJson, DataDir, Debug, Set, open_lake, state
 
 app = typer.Typer()
@@ -33,7 +33,9 @@ def models_list(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug 
 
 @models_app.command("show")
 def models_show(
-    model_id: Annotated[str, typer.Argument(help="As `clipcap models list` prints it.")],
+    model_id: Annotated[
+        str, typer.Argument(help="As `clipcap models list` prints it.", autocompletion=complete.models)
+    ],
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -71,7 +73,9 @@ def models_show(
 
 @models_app.command("promote")
 def models_promote(
-    model_id: Annotated[str, typer.Argument(help="As `clipcap models list` prints it.")],
+    model_id: Annotated[
+        str, typer.Argument(help="As `clipcap models list` prints it.", autocompletion=complete.models)
+    ],
     reason: Annotated[str, typer.Option("--reason", help="Why; stands in the view promotions.")],
     data_dir: DataDir = None,
     as_json: AsJson = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from clipcap.errors import ConfigError, DataError
-from flows import console
+from flows import complete, console
 from flows.options import AsJson, DataDir, Debug, open_lake, state
 
 app = typer.Typer()
@@ -20,7 +20,10 @@ def sql(
     statement: Annotated[str, typer.Argument(help="One SELECT; - or nothing reads it from standard input.")] = "",
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the statement from a file.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="Every view and macro; with a view, its columns.")] = False,
-    as_of: Annotated[str, typer.Option("--as-of", metavar="RUN", help="The lake as that run published it.")] = "",
+    as_of: Annotated[
+        str,
+        typer.Option("--as-of", metavar="RUN", help="The lake as that run published it.", autocompletion=complete.runs),
+    ] = "",
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, values as they are.")] = False,
     spreadsheet: Annotated[bool, typer.Option("--spreadsheet", help="CSV in which no text is a formula.")] = False,
     data_dir: DataDir = None,
@@ -168,7 +171,9 @@ def settings_of(lake: Any) -> dict[str, Any]:
 
 @app.command()
 def report(
-    run_id: Annotated[str, typer.Option("--run", help="A run id; the newest by default.")] = "",
+    run_id: Annotated[
+        str, typer.Option("--run", help="A run id; the newest by default.", autocompletion=complete.runs)
+    ] = "",
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,

@@ -36,14 +36,6 @@ def configs(incomplete: str) -> list[str]:
     return sorted(name for name in (*shipped, *files) if name.startswith(incomplete))
 
 
-def views(incomplete: str) -> list[str]:
-    """View names, from the files that define them."""
-    from clipcap.resources import resource
-
-    found = {file.stem.partition("_")[2] or file.stem for file in (resource("sql") / "views").glob("*.sql")}
-    return sorted(name for name in found if name.startswith(incomplete))
-
-
 def _generation() -> dict[str, Any]:
     """The current manifest as JSON; empty where anything is amiss, as nobody wants messages after TAB."""
     root = Path(os.environ.get("CLIPCAP_DATA_DIR") or "data").expanduser()  # a --data-dir on the line is not looked at
