@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -54,7 +55,7 @@ def test_many_rows_are_lines_in_order(small_run, holiday: Path, clipcap: Cli, mo
 
 
 def test_a_contact_sheet_holds_pictures_reasons_and_no_markup(small_run, holiday: Path, tmp_path: Path, clipcap: Cli):
-    from selectolax.parser import HTMLParser
+    from selectolax.lexbor import LexborHTMLParser
 
     (holiday / "<b>bad&.png").write_text("x")
     exif = Image.Exif()
@@ -62,12 +63,10 @@ def test_a_contact_sheet_holds_pictures_reasons_and_no_markup(small_run, holiday
     Image.new("RGB", (900, 30), "red").save(holiday / "e.jpg", exif=exif)
     page = tmp_path / "o.html"
     assert clipcap("caption", holiday, "--html", page, "--data-dir", small_run.lake.root)[0] == 0
-    tree = HTMLParser(page.read_text())
+    tree = LexborHTMLParser(page.read_text())
     assert len(tree.css("figure")) == 5 and len(tree.css("img")) == 4 and not tree.css("b")
     assert len(tree.css(".failed")) == 1 and "no caption" in tree.css_first(".failed").text()
     for image in tree.css("img"):
-        import base64
-
         assert b"SECRETPLACE" not in base64.b64decode(image.attributes["src"].partition(",")[2])
 
 
