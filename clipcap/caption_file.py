@@ -67,7 +67,7 @@ class CaptionFile:
     def append(self, rows: Iterable[CaptionedImage]) -> None:
         """Writes rows; what was written before a kill stays."""
         for row in rows:
-            size, changed = self._begun.pop(row.image, None) or _state(row.image)
+            size, changed = self._begun.pop(row.image) if row.image in self._begun else _state(row.image)
             stored = {**asdict(row), "size": size, "changed_ns": changed, "model": self.model, "made_by": self.made_by}
             key = _digest(row.image, size, changed, row.reason)
             if row.status != "ok" and key in self._seen:
