@@ -29,7 +29,8 @@ from tiny_lake import (
 )  # fmt: skip
 
 from clipcap.errors import WarehouseError
-from clipcap.storage.manifest import Promotion, Run, commit_generation
+from clipcap.storage.manifest import commit_generation
+from clipcap.storage.records import Promotion, Run
 from clipcap.warehouse import query
 from clipcap.warehouse.queries import list_macros
 
@@ -265,14 +266,14 @@ def test_metrics_diff_counts_wins_ties_and_losses(tiny):
 
 
 def test_refused_groups_reasons(tiny):
-    tiny.rows(f"ledger/land/{BATCH}")[6].update(reason="same URL as row 17")
+    tiny.rows(f"ledger/land/{BATCH}")[6].update(reason="same URL as 93a7cfcd-0001017, row 17")
     tiny.commit()
     found = ask(tiny, "from refused()")
     assert {(row["stage"], row["status"], row["reason"], row["images"]) for row in found} == {
-        ("land", "duplicate", "same URL as row N", 1), ("land", "failed", "no URL", 1),
+        ("land", "duplicate", "same URL as KEY, row N", 1), ("land", "failed", "no URL", 1),
         ("download", "failed", "HTTP 404", 1), ("embed", "failed", "cannot be decoded", 1),
     }  # fmt: skip
-    assert next(row for row in found if row["status"] == "duplicate")["example_reason"] == "same URL as row 17"
+    assert next(row for row in found if row["status"] == "duplicate")["example_reason"].endswith("row 17")
     assert ask(tiny, "from refused('another batch')") == [] and len(ask(tiny, f"from refused('{BATCH}')")) == 4
 
 
