@@ -60,7 +60,7 @@ def _main(
 def run(
     config: Annotated[
         str,
-        typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.", autocompletion=complete.configs),
+        typer.Argument(help="A .toml file, or a shipped name: sample, coco …", autocompletion=complete.configs),
     ],
     set_: Set = None,
     limit: Limit = None,

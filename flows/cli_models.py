@@ -168,7 +168,7 @@ def models_freeze(
 
 @app.command()
 def retrain(
-    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.")],
+    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, coco …")],
     set_: Set = None,
     force: Annotated[bool, typer.Option("--force", help="Train although nothing is due.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what is due, and do nothing.")] = False,

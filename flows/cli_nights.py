@@ -81,7 +81,7 @@ def _say_inbox(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 @app.command()
 def nightly(
-    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.")] = "sample",
+    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, coco …")] = "sample",
     set_: Set = None,
     model: Annotated[str, typer.Option("--model", metavar="ID", help="Another model than production's.")] = "",
     batch: Annotated[
@@ -131,7 +131,7 @@ def _print_night(plan: dict[str, Any]) -> None:
 
 @app.command()
 def maintenance(
-    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, flickr8k.")] = "sample",
+    config: Annotated[str, typer.Argument(help="A .toml file, or a shipped name: sample, coco …")] = "sample",
     set_: Set = None,
     dry_run: DryRun = False,
     data_dir: DataDir = None,
