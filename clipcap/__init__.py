@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the table below
     from clipcap.warehouse.queries import list_macros, list_views, query
     from clipcap.warehouse.search import search
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _MODULES = {
     "clipcap.captioning": ("CaptionedImage", "caption_images"),
