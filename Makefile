@@ -10,7 +10,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 # Idle OpenMP threads sleep instead of spinning, which matters on few or shared cores.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install run test test-slow faults soak lock audit sbom licences check bench clean deploy-local
+# Test files that run side by side. Each process has a Prefect of its own, about 2 GB.
+TEST_JOBS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help install run test test-slow coverage faults soak reference lock audit sbom licences check bench clean deploy-local
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,10 +37,13 @@ deploy-local: install ## A first look at the deployments: server, worker and all
 	@exec $(BIN)/python deploy/local.py
 
 test: install ## Run the default test suite.
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@$(PYTEST) -n $(TEST_JOBS) --dist loadfile
 
 test-slow: $(STAMP)-slow ## Run what needs Ray, Spark, S3, a server and a worker.
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	@$(PYTEST) -m slow
+
+coverage: install ## The default suite with the share of lines and branches that it runs.
+	@$(PYTEST) -n $(TEST_JOBS) --dist loadfile --cov --cov-report=term:skip-covered
 
 $(STAMP)-slow: $(STAMP)
 	@echo "installing Ray, Spark and an S3 server for the slow tests …"
@@ -45,10 +52,13 @@ $(STAMP)-slow: $(STAMP)
 	@touch $@
 
 faults: install ## Every fault of docs/reliability.md: kills at every write, full disks, two runs at once (20 minutes or more).
-	@CLIPCAP_FAULTS=all OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults -m "slow or not slow" --timeout 7200
+	@CLIPCAP_FAULTS=all $(PYTEST) tests/faults -m "slow or not slow" --timeout 7200
 
 soak: install ## Nights in a loop for SOAK_MINUTES (60): memory, open files and files of the lake; one JSON document.
 	@$(BIN)/python tests/faults/soak.py
+
+reference: install ## Write docs/reference from the code.
+	@$(BIN)/python scripts/reference.py
 
 lock: $(TOOLS) ## Write requirements.lock: every package with its hashes.
 	@$(BIN)/python scripts/dependencies.py lock --tools $(TOOLS)
