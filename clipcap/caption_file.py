@@ -111,7 +111,7 @@ class CaptionFile:
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            row = json.loads(line)
+            row: dict[str, Any] = json.loads(line)
             for name in ("image", "status", "reason", "size", "changed_ns", "model", "made_by"):
                 row[name]
         except (ValueError, KeyError, TypeError):

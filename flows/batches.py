@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipcap.errors import DataError
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from flows.download import download
 from flows.stages import RunContext, say
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipcap.decoding.caption_shard import caption_key
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard, weights_digest
 from flows.stages import Job, RunContext, run_jobs
 

@@ -95,7 +95,7 @@ def _inputs(images: list[str]) -> Iterator[str]:
 def _made_by(folder: Path, config: Any) -> str:
     """Of the model's files and the settings that change captions."""
     from clipcap.storage.commit import sha256_of
-    from clipcap.storage.manifest import digest
+    from clipcap.storage.entries import digest
 
     files = [file for file in sorted(folder.iterdir()) if file.suffix in (".safetensors", ".json")]
     settings = config.model_dump(mode="json", exclude={"batch_size"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipcap.metrics.compare import can_compare, compare_key, comparison_id
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from flows.stages import Job, RunContext, run_jobs, say
 
 

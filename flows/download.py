@@ -11,7 +11,7 @@ from clipcap.config import Config
 from clipcap.dataset.download import download_key
 from clipcap.dataset.land import Landing, plan_shards
 from clipcap.errors import ConfigError
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from flows.stages import Job, RunContext, run_jobs
 
 

@@ -13,7 +13,7 @@ from clipcap.embedding.encoder import Encoder, get_encoder, list_devices
 from clipcap.embedding.hash_index import HashIndex
 from clipcap.embedding.rates import describe
 from clipcap.errors import DataError
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard
 from flows.stages import Job, RunContext, run_jobs, say
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from clipcap.config import Config
 from clipcap.errors import NoRoomError
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from flows.console import human_bytes
 from flows.stages import Job, RunContext
 

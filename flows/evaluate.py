@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipcap.metrics.evaluate_model import evaluate_key, read_references
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard
 from flows.stages import Job, RunContext, run_jobs, say
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clipcap.dataset.evaluation_set import count_candidates, entry_id, find_evaluation_set, freeze_key
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.gate import too_few
 from clipcap.training.train_model import Shard
 from flows.stages import Job, RunContext, run_jobs, say

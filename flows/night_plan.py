@@ -7,7 +7,7 @@ from typing import Any
 
 from clipcap.embedding.encoder import Encoder, get_encoder
 from clipcap.errors import DataError
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard
 from flows.batches import published_shards
 from flows.caption import caption_jobs

@@ -9,7 +9,7 @@ from prefect import flow
 
 from clipcap.config import load_config
 from clipcap.errors import CheckFailed, ClipCapError, DataError, NightFailed
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard
 from flows.artifacts import show_table
 from flows.batches import downloaded, landed_batches

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipcap.dataset.land import Landing, read_landing
 from clipcap.embedding.encoder import get_encoder
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import TRAIN_SPLITS, Shard
 from flows.caption import caption_jobs
 from flows.compare import compare_job, production_scores

@@ -10,7 +10,8 @@ from prefect.utilities.annotations import quote
 from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.lake import Lake, resolve_data_dir
-from clipcap.storage.manifest import Decision, Generation, read_current
+from clipcap.storage.manifest import read_current
+from clipcap.storage.records import Decision, Generation
 from flows.names import run_name
 from flows.notify import configure, tell
 from flows.run_artifacts import show_run

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipcap.dataset.evaluation_set import count_candidates, find_evaluation_set
 from clipcap.embedding.encoder import get_encoder
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.due import count_landed, is_due
 from clipcap.training.train_model import Shard
 from flows.batches import landed_batches, published_shards

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from clipcap.config import Config
 from clipcap.redaction import RedactingFilter
 from clipcap.storage.lake import Lake, new_run_id, resolve_data_dir
-from clipcap.storage.manifest import Entry, EntryIndex
+from clipcap.storage.manifest import EntryIndex
+from clipcap.storage.records import Entry
 from flows.engine import CLUSTERED, device_slot, submit_locally, submit_to
 from flows.notify import configure
 

@@ -9,7 +9,7 @@ from clipcap.decoding import caption_shard as core
 from clipcap.decoding.caption_shard import get_captioner
 from clipcap.embedding.encoder import resolve_device
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from tasks.policies import stage_task
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from clipcap.config import EvaluateConfig
 from clipcap.metrics import compare as core
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from tasks.policies import stage_task
 
 

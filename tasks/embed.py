@@ -8,7 +8,7 @@ from clipcap.config import EmbedConfig
 from clipcap.embedding import duplicates, embed, embed_text
 from clipcap.embedding.encoder import get_encoder
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from tasks.policies import stage_task
 from tasks.progress import show_embedding
 

@@ -9,7 +9,7 @@ from clipcap.decoding.caption_shard import get_captioner
 from clipcap.embedding.encoder import resolve_device
 from clipcap.metrics import evaluate_model as core
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard
 from tasks.policies import stage_task
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clipcap.embedding.rates import Rates
-    from clipcap.training.train import Progress
+    from clipcap.training.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
 

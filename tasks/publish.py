@@ -10,7 +10,7 @@ from prefect import task
 from clipcap.config import ReportConfig
 from clipcap.report.html import render_report
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Decision, Entry
+from clipcap.storage.records import Decision, Entry
 from clipcap.warehouse import publish as core
 from clipcap.warehouse.checks import CheckResult
 from tasks.policies import is_transient

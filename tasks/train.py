@@ -8,7 +8,7 @@ from typing import Any
 from clipcap.config import TrainConfig
 from clipcap.embedding.encoder import resolve_device
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 from clipcap.training import train_model as core
 from tasks.policies import stage_task
 from tasks.progress import show_training

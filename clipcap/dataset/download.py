@@ -20,9 +20,10 @@ from clipcap.dataset.land import ShardJob
 from clipcap.dataset.shards import Fetched, pack_shard
 from clipcap.errors import ConfigError, TransientError
 from clipcap.storage.commit import scratch_folder
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import write_ledger
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 VERSION = 2
 SCHEME = "guard"  # of clipcap.dataset.guard.worker, which only img2dataset's processes import

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from clipcap.errors import DataError
 from clipcap.storage.commit import commit, scratch_folder
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, FileRecord, Recorder, digest
+from clipcap.storage.records import Entry, FileRecord
 
 if TYPE_CHECKING:
     from clipcap.storage.manifest import EntryIndex

@@ -13,9 +13,10 @@ from clipcap.dataset.sources import SourceRow, problem_of, read_source
 from clipcap.errors import SourceError
 from clipcap.redaction import redact_text, without_userinfo
 from clipcap.storage.commit import commit_table
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 VERSION = 1
 

@@ -135,7 +135,7 @@ class _GrowingLayer(DynamicLayer):
     """Keys and values written in place, into storage that grows by many slots at once."""
 
     def __init__(self, slots: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.slots = slots
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,10 @@ from clipcap.embedding.store import Embeddings, read_embeddings
 from clipcap.errors import EmbeddingError, ModelError
 from clipcap.metrics.clip_score import clip_scores, text_encoder
 from clipcap.storage.commit import commit_table
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 if TYPE_CHECKING:
     from clipcap.model.captioner import Captioner

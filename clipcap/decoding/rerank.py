@@ -46,4 +46,5 @@ class ClipRerank:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = vectors.astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-12)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-12)
+    return vectors

@@ -15,9 +15,11 @@ from clipcap.embedding.exchange import Part, find_parts, fingerprint, read_part
 from clipcap.embedding.store import EmbeddingInfo, write_embeddings
 from clipcap.errors import DataError
 from clipcap.storage.commit import commit_table
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, Status, write_ledger
-from clipcap.storage.manifest import Entry, EntryIndex, Recorder, digest
+from clipcap.storage.manifest import EntryIndex
+from clipcap.storage.records import Entry
 
 VERSION = 2
 _NORMALIZED_WITHIN = 1e-2
@@ -69,7 +71,7 @@ def _rows(parts: list[Part], content: str) -> list[list[dict[str, object]]]:
 
 def _clip_dim(encoder: Encoder) -> int:
     size = (1, encoder.preprocessing.height, encoder.preprocessing.width, 3)
-    return encoder.encode(np.zeros(size, np.uint8)).shape[1]
+    return int(encoder.encode(np.zeros(size, np.uint8)).shape[1])
 
 
 def _shard(

@@ -22,26 +22,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any, NamedTuple
+from multiprocessing.connection import wait
+from typing import NamedTuple
 
 import numpy as np
 
-from clipcap.embedding.decode import Preprocessing, decode
-from clipcap.errors import ImageDecodeError, TransientError
+from clipcap.embedding.decode import Preprocessing
+from clipcap.embedding.decode_worker import CHUNK, TIMEOUT_S, Decoded, decode_here, work
+from clipcap.errors import TransientError
 
-CHUNK = 16
-"""Images handed to a worker at a time."""
-TIMEOUT_S = 60.0
-"""Seconds after which an image is taken for one that never ends."""
-MEMORY_BYTES = 4 * 2**30
-"""What a worker may take beyond its start: 179 million pixels, Pillow's own limit, with alpha and a copy, and room."""
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in an unknown state
-
-Decoded = np.ndarray | str
-"""Pixels as :func:`clipcap.embedding.decode.decode` gives them, or the reason why there are none."""
-
 
 class Chunk(NamedTuple):
     """What became of some images."""
@@ -49,63 +39,6 @@ class Chunk(NamedTuple):
     results: list[Decoded]
     decode_s: float
     """Processor seconds that decoding took."""
-
-
-def decode_here(images: Iterable[bytes], preprocessing: Preprocessing) -> list[Decoded]:
-    """Decodes in this process."""
-    results: list[Decoded] = []
-    for data in images:
-        try:
-            results.append(decode(data, preprocessing))
-        except ImageDecodeError as error:
-            results.append(str(error))
-    return results
-
-
-def _work(tasks: Connection, pixels: Any, position: Any, preprocessing: Preprocessing) -> None:
-    """A worker's life: takes chunks, writes pixels where the parent sees them, answers with reasons and seconds."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers itself
-    limit_memory()
-    room = np.frombuffer(pixels, np.uint8).reshape(CHUNK, preprocessing.height, preprocessing.width, 3)
-    while True:
-        try:
-            chunk = tasks.recv()
-        except (EOFError, OSError):  # the parent is gone
-            return
-        started, reasons = time.process_time(), [""] * len(chunk)
-        _limit_seconds(started + TIMEOUT_S * len(chunk))
-        for number, data in enumerate(chunk):
-            position.value = number
-            [result] = decode_here([data], preprocessing)
-            if isinstance(result, str):
-                reasons[number] = result
-            else:
-                room[number] = result
-        try:
-            tasks.send_bytes(json.dumps([reasons, time.process_time() - started]).encode())
-        except OSError:
-            return
-
-
-def limit_memory() -> None:
-    """Beyond what a worker has now: an image that wants more is a MemoryError and a reason, not the machine's end."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # only Linux says what a process has
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + MEMORY_BYTES
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_seconds(seconds: float) -> None:
-    """Of processor time since the worker began: one whose parent was killed while it hangs ends by itself."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1 if hard < 0 else min(int(seconds) + 1, hard), hard))
 
 
 class _Request:
@@ -143,7 +76,7 @@ class _Worker:
         self.pixels = np.frombuffer(shared, np.uint8).reshape(shape)
         self.tasks, theirs = _SPAWN.Pipe()
         arguments = (theirs, shared, self.position, preprocessing)
-        self.process = _SPAWN.Process(target=_work, args=arguments, daemon=True, name="clipcap-decode")
+        self.process = _SPAWN.Process(target=work, args=arguments, daemon=True, name="clipcap-decode")
         self.process.start()
         theirs.close()
         self.chunk: list[_Item] = []

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from clipcap.embedding.neighbours import count_rows, keys_of, near_duplicates, same_bytes
 from clipcap.storage.commit import commit_table
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 VERSION = 2
 _SCHEMA = pa.schema(

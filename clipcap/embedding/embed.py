@@ -20,9 +20,10 @@ from clipcap.embedding.decode_pool import decode_all, resolve_workers
 from clipcap.embedding.encoder import Encoder
 from clipcap.embedding.rates import Rates
 from clipcap.embedding.store import EmbeddingInfo, read_embeddings, write_embeddings
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 if TYPE_CHECKING:
     from clipcap.embedding.forward import Pending

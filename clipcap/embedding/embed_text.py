@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 from clipcap.embedding.encoder import Encoder
 from clipcap.errors import EmbeddingError
 from clipcap.storage.commit import commit_table
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 VERSION = 1
 

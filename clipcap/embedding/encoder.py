@@ -18,7 +18,7 @@ from clipcap.embedding.decode import Preprocessing
 from clipcap.embedding.encoder_name import parse_encoder
 from clipcap.errors import ModelError
 from clipcap.storage.commit import sha256_of
-from clipcap.storage.manifest import digest
+from clipcap.storage.entries import digest
 
 if TYPE_CHECKING:
     import torch

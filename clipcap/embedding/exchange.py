@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from clipcap.errors import DataError
 from clipcap.redaction import without_userinfo
 from clipcap.storage.commit import sha256_of
-from clipcap.storage.manifest import digest
+from clipcap.storage.entries import digest
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from clipcap.embedding.exchange import Part
 from clipcap.embedding.store import read_info, stream_embeddings
 from clipcap.errors import DataError
 from clipcap.storage.commit import writing
+from clipcap.storage.entries import digest
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Generation, digest
+from clipcap.storage.records import Entry, Generation
 
 PART_ROWS = 100_000
 _MADE_OF = b"clipcap"
@@ -136,7 +137,8 @@ def _delete_others(out: Path, parts: list[Part], with_text: bool) -> None:
 
 def _made_of(metadata: Path) -> bytes:
     try:
-        return (pq.read_schema(metadata).metadata or {}).get(_MADE_OF, b"")
+        said: dict[bytes, bytes] = pq.read_schema(metadata).metadata or {}
+        return said.get(_MADE_OF, b"")
     except (OSError, pa.ArrowInvalid):
         return b""
 
@@ -183,7 +185,8 @@ _NAMED = pa.schema([("sample_key", pa.string()), ("sha256", pa.string())])
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """float16 (N, D) of length 1; zeros stay zeros."""
     values = vectors.astype(np.float32)
-    return (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)).astype("<f2")
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return values.astype("<f2")
 
 
 def _first_captions(lake: Lake, text: Entry) -> tuple[pa.ChunkedArray, np.ndarray]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from clipcap.embedding.embed import made_with
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 
 
 class HashIndex:

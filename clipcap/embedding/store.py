@@ -208,4 +208,5 @@ def stream_embeddings(path: Path, columns: Collection[str] = ()) -> Iterator[tup
 def _matrix(column: pa.ChunkedArray, shape: tuple[int, ...]) -> np.ndarray:
     """(rows, *shape), zero-copy where the column is one chunk; a list that came back without a fixed size will do."""
     array = column.combine_chunks()
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), *shape)
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(len(array), *shape)

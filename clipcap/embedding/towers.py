@@ -82,4 +82,4 @@ def _square(tokens: Tensor) -> Tensor:
     edge = round(tokens.shape[1] ** 0.5)
     if edge * edge != tokens.shape[1]:
         raise ModelError(f"the image tower has {tokens.shape[1]} patches, which is no square: use square images")
-    return tokens.unflatten(1, (edge, edge))
+    return tokens.reshape(tokens.shape[0], edge, edge, *tokens.shape[2:])

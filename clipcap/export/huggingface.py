@@ -107,7 +107,7 @@ def export_huggingface(folder: Path, out: Path, card: str = "", largest_file: st
 def is_huggingface(folder: Path) -> bool:
     """Whether a folder is of this layout: its config.json says so."""
     try:
-        return json.loads((folder / CONFIG).read_bytes()).get("model_type") == MODEL_TYPE
+        return bool(json.loads((folder / CONFIG).read_bytes()).get("model_type") == MODEL_TYPE)
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -171,7 +171,7 @@ def progress_lines(name: str, every_s: float = 10.0) -> OnProgress:
 
 
 def _cached(sha256: str, config: FilmConfig) -> Path:
-    from clipcap.storage.manifest import digest
+    from clipcap.storage.entries import digest
 
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     key = digest([SCAN_VERSION, sha256, config.model_dump(exclude={"timeout_s"})])

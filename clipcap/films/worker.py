@@ -18,7 +18,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
-from clipcap.embedding.decode_pool import limit_memory
+from clipcap.embedding.decode_worker import limit_memory
 from clipcap.films.shots import GRID
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,nut"

@@ -78,7 +78,8 @@ class CiderD:
         bigrams, theirs = np.maximum(texts.lengths - 1, 0), np.maximum(self._lengths - 1, 0)
         penalty = np.exp(-((bigrams[candidate] - theirs[reference]) ** 2) / (2 * _SIGMA**2))
         total = np.bincount(candidate, similarity / len(_ORDERS) * penalty, len(candidates))
-        return 10 * total / count
+        mean: np.ndarray = 10 * total / count
+        return mean
 
     def _check(self, candidates: int, image: np.ndarray) -> None:
         if len(image) != candidates:
@@ -198,7 +199,8 @@ class _Order:
         products = np.bincount(pair[both], np.minimum(weights[place[both]], theirs) * theirs, len(candidate))
         # A norm of zero (no n-gram, or only such as stand in every image) makes the product zero, too.
         scale = norms[candidate] * self.norms[reference]
-        return np.divide(products, scale, out=np.zeros(len(candidate)), where=scale > 0)
+        similarity: np.ndarray = np.divide(products, scale, out=np.zeros(len(candidate)), where=scale > 0)
+        return similarity
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:

@@ -166,9 +166,10 @@ def _image_id(path: str | Path, place: str, entry: dict[str, Any], *names: str) 
 
 
 def _caption(path: str | Path, place: str, entry: dict[str, Any], name: str) -> str:
-    if not isinstance(entry.get(name), str):
+    text = entry.get(name)
+    if not isinstance(text, str):
         raise DataError(f"{path}: {place} has no {name!r} that is a text; add it, or leave the entry out")
-    return entry[name]
+    return text
 
 
 def _kind(value: Any) -> str:

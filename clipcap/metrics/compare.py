@@ -15,8 +15,9 @@ from clipcap.metrics.bootstrap import CONFIDENCE, RESAMPLES, Difference, Sample,
 from clipcap.metrics.clip_score import CLIP_METRICS
 from clipcap.metrics.evaluate import Scores
 from clipcap.storage.commit import commit_table
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 VERSION = 1
 

@@ -71,7 +71,8 @@ def meteor(sums: np.ndarray) -> np.ndarray:
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """0 where there is nothing to divide by."""
-    return np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) != 0)
+    ratio: np.ndarray = np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) != 0)
+    return ratio
 
 
 @dataclass(frozen=True)

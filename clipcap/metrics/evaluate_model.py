@@ -19,8 +19,9 @@ from clipcap.metrics.diversity import novel
 from clipcap.metrics.evaluate import DEFAULT, KNOWN, Scores, score
 from clipcap.metrics.ptb_tokenizer import tokenize
 from clipcap.storage.commit import commit_table
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 
 if TYPE_CHECKING:
     from clipcap.embedding.encoder import Encoder

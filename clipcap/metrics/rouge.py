@@ -130,7 +130,8 @@ def _matches(candidates: _Tokens, references: _Tokens, owners: np.ndarray) -> np
 
 def _list(tokens: _Tokens, row: int) -> list[int]:
     start = tokens.starts[row]
-    return tokens.numbers[start : start + tokens.lengths[row]].tolist()
+    numbers: list[int] = tokens.numbers[start : start + tokens.lengths[row]].tolist()
+    return numbers
 
 
 def longest_common_subsequence(first: Sequence[object], second: Sequence[object]) -> int:

@@ -138,7 +138,8 @@ class Captioner(nn.Module):
         clip_embedding = clip_embedding.float()
         if self.settings.normalize:
             clip_embedding = F.normalize(clip_embedding, dim=-1)
-        return self.mapper(clip_embedding)
+        prefix: Tensor = self.mapper(clip_embedding)
+        return prefix
 
     def loss(
         self,

@@ -51,7 +51,8 @@ class MlpMapper(nn.Module):
 
     def forward(self, clip_embedding: Tensor) -> Tensor:
         """(B, C) → (B, P, D)."""
-        return self.model(clip_embedding).view(-1, self.prefix_length, self.hidden_size)  # (B, P*D) → (B, P, D)
+        prefix: Tensor = self.model(clip_embedding)
+        return prefix.view(-1, self.prefix_length, self.hidden_size)  # (B, P*D) → (B, P, D)
 
 
 class LinearMapper(nn.Module):
@@ -71,7 +72,8 @@ class LinearMapper(nn.Module):
 
     def forward(self, clip_embedding: Tensor) -> Tensor:
         """(B, L, C) → (B, L, D)."""
-        return self.linear(clip_embedding)
+        prefix: Tensor = self.linear(clip_embedding)
+        return prefix
 
 
 class _Attention(nn.Module):
@@ -94,7 +96,8 @@ class _Attention(nn.Module):
                 queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
             )
         )
-        return self.project(mixed.transpose(1, 2).reshape(batch, length, size))
+        attended: Tensor = self.project(mixed.transpose(1, 2).reshape(batch, length, size))
+        return attended
 
 
 class _Mlp(nn.Module):
@@ -104,7 +107,8 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(size * ratio, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(x)))
+        x = self.fc2(F.relu(self.fc1(x)))
+        return x
 
 
 class _Layer(nn.Module):
@@ -119,7 +123,8 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.mlp(self.norm2(x))
+        return x
 
 
 class _Transformer(nn.Module):
@@ -181,7 +186,8 @@ class TransformerMapper(nn.Module):
         if self.token_positions is not None:
             image = image + self.token_positions
         constants = self.prefix_const.expand(batch, -1, -1)  # (P, D) → (B, P, D)
-        return self.transformer(torch.cat([image, constants], dim=1))[:, self.clip_length :]  # last P of L+P
+        mapped: Tensor = self.transformer(torch.cat([image, constants], dim=1))  # (B, L+P, D)
+        return mapped[:, self.clip_length :]  # the last P
 
 
 Mapper = MlpMapper | TransformerMapper | LinearMapper

@@ -19,7 +19,7 @@ from transformers.utils.quantization_config import GgufConfig
 from clipcap.errors import ModelError
 from clipcap.model.language_model import quiet
 from clipcap.storage.commit import sha256_of
-from clipcap.storage.manifest import digest
+from clipcap.storage.entries import digest
 
 _FAILURES = (  # of from_pretrained; it refuses code in a pickle, and headers that lie, by errors of their own
     OSError, ValueError, TypeError, LookupError, ImportError, RuntimeError, struct.error, pickle.UnpicklingError,

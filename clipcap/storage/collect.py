@@ -17,9 +17,11 @@ from pathlib import Path
 
 from clipcap.errors import DataError
 from clipcap.storage.commit import commit_bytes
+from clipcap.storage.entries import read_pending
 from clipcap.storage.lake import Lake
 from clipcap.storage.lock import remove_abandoned
-from clipcap.storage.manifest import Generation, parse_generation, read_current, read_generation, read_pending
+from clipcap.storage.manifest import parse_generation, read_current, read_generation
+from clipcap.storage.records import Generation
 
 MADE_BY_STAGES = ("batches", "captions", "duplicates", "embeddings", "ledger", "metrics", "text_embeddings")
 """Folders in which every file is some entry's. Elsewhere (models, reports) people put files of their own."""

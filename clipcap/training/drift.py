@@ -85,9 +85,10 @@ def _features(embeddings: np.ndarray) -> np.ndarray:
     x -= x.mean(axis=0)
     _, axes = np.linalg.eigh(x.T @ x)
     squares = np.square(x @ axes[:, ::-1][:, :_COMPONENTS])
-    features = np.concatenate([x, squares], axis=1)
+    features: np.ndarray = np.concatenate([x, squares], axis=1)
     features -= features.mean(axis=0)
-    return features / np.maximum(features.std(axis=0), 1e-12)
+    features /= np.maximum(features.std(axis=0), 1e-12)
+    return features
 
 
 def _discriminant(old: np.ndarray, new: np.ndarray) -> np.ndarray:

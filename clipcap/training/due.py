@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from clipcap.config import RetrainConfig
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Generation
+from clipcap.storage.records import Entry, Generation
 from clipcap.training.drift import Drift, measure_drift, sample_embeddings
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from clipcap.config import TrainConfig
 from clipcap.errors import ClipCapError, ModelError
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 
 if TYPE_CHECKING:
-    from clipcap.training.loop import Progress
+    from clipcap.training.progress import Progress
     from clipcap.training.train import TrainingResult
     from clipcap.training.train_model import Shard
 
@@ -47,7 +47,7 @@ def train_in_processes(
     Raises:
         ModelError: a process failed; with what it said.
     """
-    from clipcap.training.loop import Progress
+    from clipcap.training.progress import Progress
     from clipcap.training.train import TrainingResult
 
     job = {

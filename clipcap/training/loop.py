@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from clipcap.model.precision import reduced_dtype
 from clipcap.training.checkpoints import Checkpoints
 from clipcap.training.phases import Phase, Step
 from clipcap.training.processes import Processes
+from clipcap.training.progress import Best, Progress
 from clipcap.training.schedule import MovingAverage, make_optimizer
 from clipcap.training.validation import is_finite
 
@@ -28,46 +29,7 @@ LOG_LINES = 200
 """About so many lines of progress in a phase."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """One line of training.jsonl."""
-
-    phase: str
-    """"captions", then "reward" where self-critical training was asked for."""
-    step: int
-    """Of the phase, from 1."""
-    steps: int
-    epoch: int
-    loss: float
-    """Mean over the steps since the line before; in the reward phase the negative mean reward (CIDEr-D)."""
-    lr: float
-    samples_per_s: float
-    """Captions; images in the reward phase."""
-    seconds: float
-    """Spent in training so far, earlier starts of a resumed training included."""
-    val_loss: float | None = None
-    """Where it was validated: nats per token, without smoothing, noise or dropout."""
-    val_cider: float | None = None
-    """CIDEr-D of greedy captions of train.val_captions images."""
-
-
-@dataclass
-class Best:
-    """The best weights so far, and what they were judged by."""
-
-    score: float = -math.inf
-    """Larger is better: the negative loss, or CIDEr."""
-    number: int = 0
-    """Of the validation, from 1 through all phases."""
-    phase: str = ""
-    epoch: int = 0
-    step: int = 0
-    val_loss: float | None = None
-    val_cider: float | None = None
-    weights: list[Tensor] = field(default_factory=list)
-
-
-class Run:
+class TrainingLoop:
     """One training, and all that changes while it runs.
 
     Args:

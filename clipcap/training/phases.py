@@ -126,7 +126,7 @@ class FromCaptions(Phase):
         embeddings = embeddings.float()
         if self.config.normalize:
             embeddings = F.normalize(embeddings, dim=-1)
-        scale = self.config.embedding_noise / embeddings.shape[-1] ** 0.5
+        scale: float = self.config.embedding_noise / embeddings.shape[-1] ** 0.5
         return embeddings + torch.randn_like(embeddings) * scale
 
 

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from clipcap.errors import ModelError
 from clipcap.storage.commit import sha256_of
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Generation, Promotion, commit_generation
+from clipcap.storage.manifest import commit_generation
+from clipcap.storage.records import Entry, Generation, Promotion
 
 
 def promote(lake: Lake, model_id: str, reason: str) -> Promotion:

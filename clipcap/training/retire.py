@@ -15,8 +15,10 @@ from pathlib import Path
 
 from clipcap.errors import DataError
 from clipcap.storage.commit import writing_folder
+from clipcap.storage.entries import read_pending
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Generation, commit_generation, read_current, read_pending
+from clipcap.storage.manifest import commit_generation, read_current
+from clipcap.storage.records import Entry, Generation
 from clipcap.training.registry import production_line
 
 _DROPPED = ("train", "caption")

@@ -17,12 +17,13 @@ from clipcap.errors import ConfigError, DataError, EmbeddingError
 from clipcap.model.build import build_captioner
 from clipcap.model.captioner import Captioner
 from clipcap.model.checkpoint import save_captioner
-from clipcap.storage.manifest import digest
+from clipcap.storage.entries import digest
 from clipcap.training.checkpoints import Checkpoints
 from clipcap.training.examples import Pairs, TrainingExamples
-from clipcap.training.loop import Progress, Run
+from clipcap.training.loop import TrainingLoop
 from clipcap.training.phases import FromCaptions, FromReward, Phase
 from clipcap.training.processes import Processes
+from clipcap.training.progress import Progress
 from clipcap.training.standardize import standardized
 from clipcap.training.validation import CaptionScore, mean_loss
 from clipcap.training.warm_start import go_on_from
@@ -127,7 +128,7 @@ def train(
         key = digest([config.model_dump(), model_id, encoder_hash, len(examples), int(examples.lengths.sum())])
         checkpoints = Checkpoints(resume_folder, key)
         validate = _validation(captioner, val, val_pairs, config)
-        run = Run(captioner, phases, config, processes, checkpoints, validate, on_step)
+        run = TrainingLoop(captioner, phases, config, processes, checkpoints, validate, on_step)
         is_warm = start_folder is not None
         with standardized(captioner, examples.embeddings, is_warm) if config.standardize else nullcontext():
             best = run.run()

@@ -15,13 +15,14 @@ from clipcap.config import TrainConfig
 from clipcap.embedding.store import EmbeddingInfo, read_embeddings
 from clipcap.errors import DataError, ModelError
 from clipcap.storage.commit import writing_folder
+from clipcap.storage.entries import Recorder, digest
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, Recorder, digest
+from clipcap.storage.records import Entry
 from clipcap.training.machine import EnergyMeter, device_name
 
 if TYPE_CHECKING:
     from clipcap.training.examples import Pairs
-    from clipcap.training.train import Progress
+    from clipcap.training.progress import Progress
 
 VERSION = 2
 TRAIN_SPLITS = ("train", "restval")

@@ -84,7 +84,7 @@ def _language_models(captioner: Captioner, config: TrainConfig) -> dict[str, tup
     else:
         facts["kind"] = (LANGUAGE_MODEL, stored.language_model)
     if wanted.lora_rank and stored.lora:
-        adapters: Any = captioner.language_model.peft_config["default"]  # type: ignore[index,union-attr]
+        adapters: Any = captioner.language_model.peft_config["default"]
         facts["lora_rank"] = (wanted.lora_rank, adapters.r)
         facts["lora_alpha"] = (wanted.lora_alpha, adapters.lora_alpha)
     return facts

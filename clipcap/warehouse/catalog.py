@@ -23,7 +23,8 @@ from clipcap.resources import resource
 from clipcap.storage.commit import commit, explaining, scratch_folder
 from clipcap.storage.lake import Lake
 from clipcap.storage.lock import one_at_a_time
-from clipcap.storage.manifest import Generation, read_current
+from clipcap.storage.manifest import read_current
+from clipcap.storage.records import Generation
 from clipcap.warehouse.facts import facts
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from clipcap.storage.manifest import Generation
 from clipcap.storage.migrations import FORM, MIGRATIONS
+from clipcap.storage.records import Generation
 
 
 def facts(generation: Generation, catalog_version: str) -> dict[str, list[dict[str, Any]]]:

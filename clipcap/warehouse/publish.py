@@ -11,7 +11,8 @@ from clipcap.embedding.duplicates import outdated
 from clipcap.redaction import redact
 from clipcap.storage.commit import scratch_folder
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Decision, Entry, Generation, Promotion, Run, commit_generation, read_current
+from clipcap.storage.manifest import commit_generation, read_current
+from clipcap.storage.records import Decision, Entry, Generation, Promotion, Run
 from clipcap.warehouse.catalog import build_catalog, ensure_catalog, refresh_catalog
 from clipcap.warehouse.checks import CheckResult, check_catalog
 

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from clipcap.errors import DataError, WarehouseError
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Generation, read_current, read_generation
+from clipcap.storage.manifest import read_current, read_generation
+from clipcap.storage.records import Generation
 from clipcap.warehouse.catalog import build_catalog, connect, ensure_catalog, one_line, statement, statements
 from clipcap.warehouse.hints import LIST, explain
 

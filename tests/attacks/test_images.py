@@ -195,7 +195,7 @@ def test_metadata_stays_out_of_thumbnails():
 
 def limited(code: str) -> subprocess.CompletedProcess:
     """In a process of its own, since a limit cannot be taken back."""
-    start = "from clipcap.embedding import decode_pool\n"
+    start = "from clipcap.embedding import decode_worker\n"
     return subprocess.run([sys.executable, "-c", start + code], capture_output=True, text=True)
 
 
@@ -206,13 +206,13 @@ class TestLimits:
             "import io\nfrom PIL import Image\nfrom clipcap.embedding.decode import Preprocessing\n"
             "stream = io.BytesIO(); Image.new('RGB', (9000, 9000)).save(stream, 'PNG')\n"
             "sizes = Preprocessing(32, 32, (0.0,) * 3, (1.0,) * 3)\n"
-            "decode_pool.MEMORY_BYTES = 64 << 20; decode_pool.limit_memory()\n"
-            "print(decode_pool.decode_here([stream.getvalue()], sizes))"
+            "decode_worker.MEMORY_BYTES = 64 << 20; decode_worker.limit_memory()\n"
+            "print(decode_worker.decode_here([stream.getvalue()], sizes))"
         )
         assert done.stdout.strip() == "['cannot be decoded: MemoryError']", done.stderr
 
     def test_a_worker_whose_parent_is_gone_ends_by_itself(self):
-        done = limited("import time\ndecode_pool._limit_seconds(time.process_time() + 0.1)\nwhile True: pass")
+        done = limited("import time\ndecode_worker._limit_seconds(time.process_time() + 0.1)\nwhile True: pass")
         assert done.returncode < 0
 
     def test_workers_have_them(self):

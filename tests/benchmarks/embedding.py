@@ -39,7 +39,7 @@ from clipcap.embedding.decode_pool import decode_all, resolve_workers
 from clipcap.embedding.embed import embed_key, embed_shard
 from clipcap.embedding.encoder import Encoder
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry
+from clipcap.storage.records import Entry
 
 DIFFERENT = 256  # images that are really drawn; the others are these with other bytes behind their end
 

@@ -123,7 +123,8 @@ def fake_lake(root: Path, shards: int, batches: int = 20) -> Any:
     from clipcap.embedding.embed import embed_key
     from clipcap.embedding.encoder import get_encoder
     from clipcap.storage.lake import Lake
-    from clipcap.storage.manifest import Entry, FileRecord, Promotion, commit_generation
+    from clipcap.storage.manifest import commit_generation
+    from clipcap.storage.records import Entry, FileRecord, Promotion
     from clipcap.training.train_model import weights_digest
 
     lake, encoder, config = Lake(root), get_encoder("builtin:sample", "cpu"), load_config("sample")

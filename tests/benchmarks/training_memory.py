@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from clipcap.embedding.store import EmbeddingInfo, write_embeddings
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, FileRecord
+from clipcap.storage.records import Entry, FileRecord
 from clipcap.training.train_model import Shard
 
 CLIP_DIM, PER_IMAGE, ROWS = 512, 5, 50_000

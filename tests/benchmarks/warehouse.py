@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sql"))
 from tiny_lake import CAPTIONS, CORPUS, LEDGER, PER_IMAGE, SHARD, URLS
 
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, FileRecord, Promotion, Run, commit_generation, read_current
+from clipcap.storage.manifest import commit_generation, read_current
+from clipcap.storage.records import Entry, FileRecord, Promotion, Run
 from clipcap.warehouse import build_catalog, connect
 from clipcap.warehouse.checks import run_checks
 

@@ -12,7 +12,7 @@ from tiny_lake import BATCH, NEW, OLD, RUN, SHARDS, START, build, key
 
 from clipcap.config import ReportConfig
 from clipcap.report import render_report
-from clipcap.storage.manifest import Promotion
+from clipcap.storage.records import Promotion
 
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

@@ -17,8 +17,10 @@ import pytest
 from warm import Fault, Outcome, Warm, published
 
 from clipcap.errors import DataError
+from clipcap.storage.entries import record, stands
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, EntryIndex, FileRecord, find_recorded, read_current, record, stands
+from clipcap.storage.manifest import EntryIndex, find_recorded, read_current
+from clipcap.storage.records import Entry, FileRecord
 from clipcap.warehouse import query
 
 Run = Callable[..., Outcome]

@@ -380,9 +380,9 @@ def _count(told: dict[str, Any], fault: Fault) -> None:
 
     from clipcap.embedding import encoder
     from clipcap.model import captioner
-    from clipcap.storage import manifest
+    from clipcap.storage import entries
 
-    record, start, prefix = manifest.record, encoder.Encoder.start, captioner.Captioner.prefix
+    record, start, prefix = entries.record, encoder.Encoder.start, captioner.Captioner.prefix
 
     def refuse(rows: int) -> None:
         if fault.fits and rows > fault.fits:
@@ -407,7 +407,7 @@ def _count(told: dict[str, Any], fault: Fault) -> None:
             refuse(len(embeddings))
         return prefix(self, embeddings)
 
-    manifest.record, encoder.Encoder.start, captioner.Captioner.prefix = noted, counted, limited
+    entries.record, encoder.Encoder.start, captioner.Captioner.prefix = noted, counted, limited
 
 
 def _shift_clock(by: timedelta) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, read_current
+from clipcap.storage.manifest import read_current
+from clipcap.storage.records import Entry
 
 Cli = Callable[..., tuple[int, str, str]]
 

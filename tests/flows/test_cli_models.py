@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tiny_lake import BATCH, NEW, OLD
 
-from clipcap.storage.manifest import Decision, commit_generation, read_current
+from clipcap.storage.manifest import commit_generation, read_current
+from clipcap.storage.records import Decision
 
 Cli = Callable[..., tuple[int, str, str]]
 

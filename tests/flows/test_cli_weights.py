@@ -16,8 +16,9 @@ from clipcap.config import LanguageModelConfig
 from clipcap.model.language_model import new_language_model
 from clipcap.model.mapping import MlpMapper
 from clipcap.model.published_weights import ImportOptions
+from clipcap.storage.entries import Recorder
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Recorder, commit_generation
+from clipcap.storage.manifest import commit_generation
 from flows.cli import import_weights
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -11,8 +11,9 @@ from typing import Any
 import duckdb
 import pytest
 
+from clipcap.storage.entries import read_pending, record
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import read_current, read_generation, read_pending, record
+from clipcap.storage.manifest import read_current, read_generation
 from clipcap.warehouse.queries import query
 from flows.maintenance import cleanup
 

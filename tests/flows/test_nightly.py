@@ -134,7 +134,7 @@ def test_a_batch_that_a_check_refuses_is_left_out_of_the_publication(
     small_run: Any, copied: Lake, two: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from clipcap.decoding import caption_shard as stage
-    from clipcap.storage.manifest import record
+    from clipcap.storage.entries import record
 
     bad, good = two
     works = stage.caption_shard

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-import flows.retrain as module
+import flows.candidate as module
 from clipcap.config import parse_config
 from clipcap.dataset.land import land, read_landing
 from clipcap.errors import CheckFailed, ModelError
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Promotion, commit_generation, read_current
+from clipcap.storage.manifest import commit_generation, read_current
+from clipcap.storage.records import Promotion
 from clipcap.warehouse.queries import query
 from flows.retrain import retrain
 

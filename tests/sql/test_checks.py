@@ -14,7 +14,7 @@ from tiny_lake import BATCH, CAPTIONS, EMBEDDINGS, ENCODER, NEW, OLD, RUN, SHARD
 from clipcap.config import ChecksConfig
 from clipcap.errors import CheckFailed
 from clipcap.resources import resource
-from clipcap.storage.manifest import Promotion
+from clipcap.storage.records import Promotion
 from clipcap.warehouse import build_catalog, check_catalog, connect, run_checks
 
 

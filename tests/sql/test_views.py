@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from tiny_lake import BATCH, ENCODER, NEW, OLD, RUN, SHARDS, START, build, key, url
 
-from clipcap.storage.manifest import Promotion
+from clipcap.storage.records import Promotion
 from clipcap.warehouse import connect, ensure_catalog, list_views, query
 
 FIXED = {  # DESIGN.md, and docs/architecture.md

@@ -30,7 +30,8 @@ from PIL import Image
 
 from clipcap.storage.commit import sha256_of
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, FileRecord, Generation, Promotion, Run, commit_generation
+from clipcap.storage.manifest import commit_generation
+from clipcap.storage.records import Entry, FileRecord, Generation, Promotion, Run
 
 BATCH = "tiny-0a1b2c3d"
 SHARDS = ("0a1b2c3d-00000", "0a1b2c3d-00001")

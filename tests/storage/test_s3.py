@@ -107,7 +107,8 @@ def test_two_that_publish_at_once(machine):
 import sys, clipcap
 from clipcap.storage.commit import commit_bytes
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Recorder, commit_generation
+from clipcap.storage.entries import Recorder
+from clipcap.storage.manifest import commit_generation
 lake, who = Lake(sys.argv[1]), sys.argv[2]
 for number in range(6):
     path = lake.ledger("embed", "b", f"{who}-{number}")

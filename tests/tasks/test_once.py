@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from clipcap.storage.entries import describe, record
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, commit_generation, describe, record
+from clipcap.storage.manifest import commit_generation
+from clipcap.storage.records import Entry
 from tasks.policies import once
 
 

@@ -18,9 +18,10 @@ from clipcap.embedding.store import EmbeddingInfo, write_embeddings
 from clipcap.errors import ModelError
 from clipcap.metrics.clip_score import PROMPT
 from clipcap.model.build import build_captioner
+from clipcap.storage.entries import describe
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import Outcome, write_ledger
-from clipcap.storage.manifest import Entry, describe
+from clipcap.storage.records import Entry
 
 BATCH, SHARD, RUN = "toy-00000000", "00000000-00000", "20260101T000000Z-aaaaaa"
 GREEDY = CaptionConfig(beam_size=1, max_new_tokens=4)

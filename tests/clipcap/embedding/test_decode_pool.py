@@ -116,7 +116,7 @@ def test_what_breaks_in_the_stream_comes_out(workers: int):
 
 HOSTILE = """
 import os, time
-from clipcap.embedding import decode_pool
+from clipcap.embedding import decode_worker
 from clipcap.embedding.decode import decode
 
 def dangerous(data, preprocessing):
@@ -129,8 +129,8 @@ def dangerous(data, preprocessing):
     return decode(data, preprocessing)
 
 def work(*arguments):
-    decode_pool.decode = dangerous
-    decode_pool._work(*arguments)
+    decode_worker.decode = dangerous
+    decode_worker.work(*arguments)
 """
 
 
@@ -141,7 +141,7 @@ def hostile_pool(tmp_path: Path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     import hostile_decoder
 
-    monkeypatch.setattr(module, "_work", hostile_decoder.work)
+    monkeypatch.setattr(module, "work", hostile_decoder.work)
     pool = DecodePool(TO, 2, timeout_s=2.0)
     yield pool
     pool.close()

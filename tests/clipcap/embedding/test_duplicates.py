@@ -184,8 +184,9 @@ def test_what_was_found_with_vectors_that_were_replaced_since_is_not_published(t
     from clipcap.embedding.adopt import adopt_embeddings
     from clipcap.embedding.encoder import Encoder
     from clipcap.storage.commit import commit
+    from clipcap.storage.entries import describe
     from clipcap.storage.lake import Lake
-    from clipcap.storage.manifest import Entry, describe
+    from clipcap.storage.records import Entry
     from clipcap.warehouse.publish import publish
     from clipcap.warehouse.queries import query
 

@@ -25,9 +25,11 @@ from clipcap.embedding.hash_index import HashIndex
 from clipcap.embedding.store import read_embeddings
 from clipcap.errors import EmbeddingError
 from clipcap.resources import resource
+from clipcap.storage.entries import Recorder
 from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import write_ledger
-from clipcap.storage.manifest import Entry, EntryIndex, Recorder
+from clipcap.storage.manifest import EntryIndex
+from clipcap.storage.records import Entry
 
 BATCH = "toy-0a1b2c3d"
 CONFIG = EmbedConfig(encoder="builtin:sample", device="cpu", batch_size=3, workers=0)
@@ -363,7 +365,7 @@ def test_the_index_of_many_files_finds_what_a_dictionary_finds(lake: Lake, tmp_p
     from datetime import UTC, datetime
 
     from clipcap.embedding.embed import made_with
-    from clipcap.storage.manifest import FileRecord
+    from clipcap.storage.records import FileRecord
 
     def entry(path: Path, kind: str) -> Entry:
         return Entry(

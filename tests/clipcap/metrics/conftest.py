@@ -15,8 +15,9 @@ import pytest
 from clipcap.config import CaptionConfig, EvaluateConfig
 from clipcap.embedding.store import EmbeddingInfo, write_embeddings
 from clipcap.metrics.evaluate_model import evaluate_key, evaluate_model
+from clipcap.storage.entries import describe
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, describe
+from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard
 
 REFERENCES = {

@@ -19,7 +19,7 @@ from clipcap.metrics.compare import (
     comparison_rows,
 )
 from clipcap.metrics.evaluate import KNOWN, score
-from clipcap.storage.manifest import read_pending
+from clipcap.storage.entries import read_pending
 
 IMAGES = json.loads((Path(__file__).resolve().parents[2] / "golden" / "captions.json").read_text())["images"]
 REFERENCES = {key: image["references"] for key, image in IMAGES.items()}

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pytest
 
 from clipcap.metrics import ptb_tokenizer
-from clipcap.metrics.ptb_tokenizer import DROPPED, _tokens, tokenize, tokenize_array
+from clipcap.metrics.ptb_rules import tokens_of
+from clipcap.metrics.ptb_tokenizer import DROPPED, tokenize, tokenize_array
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_quirks_that_captions_meet(text, tokens):
 
 def by_rules(text):
     """Every rule on the whole caption."""
-    return " ".join(token for token in _tokens(text) if token not in DROPPED)
+    return " ".join(token for token in tokens_of(text) if token not in DROPPED)
 
 
 FRAGMENTS = """

@@ -15,7 +15,7 @@ from tiny_lake import CAPTIONED, NEW, OLD, RUN, START, TEXT, TIME, TinyLake, bui
 
 from clipcap.config import ReportConfig
 from clipcap.report import render_report
-from clipcap.storage.manifest import Promotion
+from clipcap.storage.records import Promotion
 
 VOID = {"meta", "img", "input", "br", "link", "rect", "line", "polyline", "polygon", "circle"}
 

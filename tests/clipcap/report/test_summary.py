@@ -10,7 +10,8 @@ from tiny_lake import NEW, OLD, RUN, START
 from clipcap.config import ReportConfig
 from clipcap.report import render_report
 from clipcap.report.summary import open_reader, read_summary
-from clipcap.storage.manifest import Decision, Promotion, commit_generation
+from clipcap.storage.manifest import commit_generation
+from clipcap.storage.records import Decision, Promotion
 
 
 def summary_of(tiny):

@@ -21,9 +21,11 @@ from clipcap.storage import collect as module
 from clipcap.storage import mirror
 from clipcap.storage.collect import Collected, collect
 from clipcap.storage.commit import commit_bytes, scratch_folder
+from clipcap.storage.entries import Recorder
 from clipcap.storage.lake import Lake
 from clipcap.storage.lock import one_at_a_time
-from clipcap.storage.manifest import Entry, EntryIndex, Recorder, commit_generation, read_current, read_generation
+from clipcap.storage.manifest import EntryIndex, commit_generation, read_current, read_generation
+from clipcap.storage.records import Entry
 
 DAY = timedelta(days=1)
 

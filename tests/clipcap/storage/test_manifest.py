@@ -13,20 +13,10 @@ import pytest
 from clipcap.errors import DataError
 from clipcap.storage import manifest
 from clipcap.storage.commit import commit_bytes
+from clipcap.storage.entries import Recorder, digest, read_pending, record
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import (
-    Entry,
-    EntryIndex,
-    Promotion,
-    Recorder,
-    Run,
-    commit_generation,
-    digest,
-    read_current,
-    read_generation,
-    read_pending,
-    record,
-)
+from clipcap.storage.manifest import EntryIndex, commit_generation, read_current, read_generation
+from clipcap.storage.records import Entry, Promotion, Run
 
 fork = multiprocessing.get_context("fork")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -14,8 +14,9 @@ import pytest
 from clipcap.errors import DataError
 from clipcap.storage import migrations
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Promotion, commit_generation, read_current
+from clipcap.storage.manifest import commit_generation, read_current
 from clipcap.storage.migrations import FORM, MIGRATIONS, Migration, form_of, upgrade
+from clipcap.storage.records import Promotion
 
 FIRST_FORM = """{
  "number": 2,

@@ -17,8 +17,10 @@ import pytest
 from clipcap.errors import ConfigError, DataError, TransientError
 from clipcap.storage import mirror as module
 from clipcap.storage.commit import commit, commit_bytes, commit_table, scratch_folder, writing, writing_folder
+from clipcap.storage.entries import Recorder
 from clipcap.storage.lake import Lake, resolve_data_dir
-from clipcap.storage.manifest import Entry, EntryIndex, Recorder, commit_generation, read_current
+from clipcap.storage.manifest import EntryIndex, commit_generation, read_current
+from clipcap.storage.records import Entry
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def test_a_sample_of_the_lake_holds_captioned_training_images_alone(tiny):
 def store_again(tiny) -> None:
     """The tiny lake's embeddings with the metadata that readers ask for."""
     from clipcap.embedding.store import EmbeddingInfo, write_embeddings
-    from clipcap.storage.manifest import commit_generation, describe, read_current
+    from clipcap.storage.entries import describe
+    from clipcap.storage.manifest import commit_generation, read_current
 
     entries = []
     for entry in read_current(tiny.lake).of_stage("embed"):

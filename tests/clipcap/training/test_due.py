@@ -8,7 +8,8 @@ from tiny_lake import BATCH, NEW, OLD
 
 from clipcap.config import RetrainConfig
 from clipcap.dataset.evaluation_set import lake_shards
-from clipcap.storage.manifest import Decision, EntryIndex, commit_generation, read_current
+from clipcap.storage.manifest import EntryIndex, commit_generation, read_current
+from clipcap.storage.records import Decision
 from clipcap.training.due import count_landed, is_due
 from clipcap.training.registry import promote
 

@@ -10,7 +10,8 @@ from tiny_lake import NEW, OLD
 
 from clipcap.errors import ModelError, StaleDecision
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Decision, Promotion, commit_generation, read_current
+from clipcap.storage.manifest import commit_generation, read_current
+from clipcap.storage.records import Decision, Promotion
 from clipcap.training.registry import production_line, promote, rollback
 from clipcap.warehouse.queries import query
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from tiny_lake import NEW, OLD, START, TinyLake
 
-from clipcap.storage.manifest import Promotion, read_current, record
+from clipcap.storage.entries import record
+from clipcap.storage.manifest import read_current
+from clipcap.storage.records import Promotion
 from clipcap.training.retire import retire_models
 from clipcap.warehouse import ensure_catalog, query
 

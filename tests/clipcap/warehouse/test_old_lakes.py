@@ -14,8 +14,9 @@ import pytest
 from tiny_lake import BATCH, CAPTIONS, CORPUS, NEW, OLD, RUN, SHARDS, START
 
 from clipcap.errors import StorageError
-from clipcap.storage.manifest import Promotion, commit_generation, read_current
+from clipcap.storage.manifest import commit_generation, read_current
 from clipcap.storage.migrations import FORM, MIGRATIONS
+from clipcap.storage.records import Promotion
 from clipcap.warehouse import catalog as module
 from clipcap.warehouse import ensure_catalog, query
 from clipcap.warehouse.queries import list_macros, list_views

@@ -11,8 +11,10 @@ import pytest
 from tiny_lake import BATCH, ENCODER, NEW, OLD, SHARDS, build, key
 
 from clipcap.errors import CheckFailed, DataError
+from clipcap.storage.entries import record
 from clipcap.storage.lake import Lake
-from clipcap.storage.manifest import Entry, EntryIndex, read_current, record
+from clipcap.storage.manifest import EntryIndex, read_current
+from clipcap.storage.records import Entry
 from clipcap.warehouse import CheckResult, connect
 from clipcap.warehouse import publish as module
 from clipcap.warehouse.publish import Published, publish

@@ -19,7 +19,9 @@ from tiny_lake import BATCH, CAPTIONED, CAPTIONS, LEDGER, NEW, SHARDS, key, url
 from clipcap.errors import WarehouseError
 from clipcap.storage.collect import collect
 from clipcap.storage.commit import commit_table
-from clipcap.storage.manifest import Entry, describe, read_current
+from clipcap.storage.entries import describe
+from clipcap.storage.manifest import read_current
+from clipcap.storage.records import Entry
 from clipcap.warehouse import query
 from clipcap.warehouse.publish import publish
 
