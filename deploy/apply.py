@@ -12,12 +12,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate, WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL
 
+from clipcap.redaction import redact_text
 from flows.engine import DEVICE_LIMIT
 
 AUTOMATIONS = Path(__file__).with_name("automations.yaml")
@@ -57,7 +60,10 @@ async def apply(pool: str, gpu_slots: int, block: str = "") -> list[str]:
         block_id = ""
         if block:
             slug, _, name = block.partition("/")
-            block_id = str((await client.read_block_document_by_name(name, slug)).id)
+            try:
+                block_id = str((await client.read_block_document_by_name(name, slug)).id)
+            except (ObjectNotFound, ValueError):
+                raise SystemExit(f"error: the server has no block {block}: `prefect block ls` shows them") from None
         said += [await _automation(client, one) for one in automations(block_id)]
     return said
 
@@ -94,8 +100,18 @@ def main() -> None:
     parser.add_argument("--gpu-slots", type=int, default=1, help="stages that compute at a time: one for each GPU")
     parser.add_argument("--notify", default="", metavar="TYPE/NAME", help="a notification block that hears of crashes")
     given = parser.parse_args()
-    for line in asyncio.run(apply(given.pool, given.gpu_slots, given.notify)):
-        print(line)
+    server = redact_text(str(PREFECT_API_URL.value() or ""))
+    if not server:  # Prefect would start one that ends with this script
+        raise SystemExit("error: which server? export PREFECT_API_URL=http://127.0.0.1:4200/api")
+    try:
+        said = asyncio.run(apply(given.pool, given.gpu_slots, given.notify))
+    except (httpx.TransportError, PrefectHTTPStatusError) as problem:
+        why = str(problem).partition("\n")[0]
+        raise SystemExit(
+            f"error: the server at {server} did not do it ({why}): is `prefect server start` up, is PREFECT_API_URL its "
+            "address, and PREFECT_API_AUTH_STRING its password?"
+        ) from None
+    print("\n".join(said))
 
 
 if __name__ == "__main__":

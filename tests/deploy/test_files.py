@@ -7,6 +7,7 @@ a pool of that kind has, parameters against the flows; the Dockerfile is linted 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -155,3 +156,17 @@ def test_the_health_check_says_what_is_wrong(environment: dict[str, str], said: 
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.startswith(said) and done.returncode == (said != "well"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("server", "said"), [("", "which server?"), ("http://127.0.0.1:9/api", "the server at http://127.0.0.1:9/api did not")]
+)
+def test_without_a_server_apply_says_so_in_one_line(server: str, said: str, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    environment |= {"PREFECT_API_URL": server} if server else {}
+    done = subprocess.run(
+        [sys.executable, "deploy/apply.py"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )  # fmt: skip
+    assert done.returncode == 1 and said in done.stderr and done.stderr.startswith("error: "), done.stderr
+    assert done.stderr.count("\n") == 1 and not done.stdout
