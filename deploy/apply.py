@@ -108,8 +108,8 @@ def main() -> None:
     except (httpx.TransportError, PrefectHTTPStatusError) as problem:
         why = str(problem).partition("\n")[0]
         raise SystemExit(
-            f"error: the server at {server} did not do it ({why}): is `prefect server start` up, is PREFECT_API_URL its "
-            "address, and PREFECT_API_AUTH_STRING its password?"
+            f"error: the server at {server} did not do it ({why}): is `prefect server start` up, is PREFECT_API_URL "
+            "its address, and PREFECT_API_AUTH_STRING its password?"
         ) from None
     print("\n".join(said))
 

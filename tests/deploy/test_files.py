@@ -159,7 +159,7 @@ def test_the_health_check_says_what_is_wrong(environment: dict[str, str], said: 
 
 
 @pytest.mark.parametrize(
-    ("server", "said"), [("", "which server?"), ("http://127.0.0.1:9/api", "the server at http://127.0.0.1:9/api did not")]
+    ("server", "said"), [("", "which server?"), ("http://127.0.0.1:9/api", "server at http://127.0.0.1:9/api did not")]
 )
 def test_without_a_server_apply_says_so_in_one_line(server: str, said: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
