@@ -17,19 +17,12 @@ Pair = tuple[str, str]
 """(colour, shape)."""
 
 _PAIR = re.compile(rf"\b({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})\b")
-_RELATION = re.compile(
-    _PAIR.pattern
-    + r" (?:(?:is|sits) )?(to the left of|left of|to the right of|right of|above|below|under) (?:an?|the) "
-    + r"(?:(?:big|large|small|striped|dotted) )*"
-    + _PAIR.pattern
-)
 _PHRASES = {
     "left": ("to the left of", "left of"),
     "right": ("to the right of", "right of"),
     "above": ("above",),
     "below": ("below", "under"),
 }
-_WORD_OF = {phrase: word for word, phrases in _PHRASES.items() for phrase in phrases}
 
 
 def true_objects(scene: Scene) -> set[Pair]:
@@ -37,25 +30,9 @@ def true_objects(scene: Scene) -> set[Pair]:
     return {(item.colour, item.shape) for item in scene.objects}
 
 
-def true_relations(scene: Scene) -> set[tuple[Pair, str, Pair]]:
-    """Every (object, "left" | "right" | "above" | "below", other object) that holds in the scene."""
-    return {
-        ((a.colour, a.shape), relation(a, b), (b.colour, b.shape))
-        for a in scene.objects
-        for b in scene.objects
-        if a is not b
-    }
-
-
 def named_objects(caption: str) -> set[Pair]:
     """The (colour, shape) pairs that a caption names: a colour directly followed by a shape."""
     return set(_PAIR.findall(caption.lower()))
-
-
-def named_relations(caption: str) -> set[tuple[Pair, str, Pair]]:
-    """The relations that a caption states directly, "a red circle to the left of a blue star"."""
-    found = _RELATION.findall(caption.lower())
-    return {((c1, s1), _WORD_OF[phrase], (c2, s2)) for c1, s1, phrase, c2, s2 in found}
 
 
 def captions(scene: Scene) -> list[str]:

@@ -54,9 +54,6 @@ class Collected:
     def size_bytes(self) -> int:
         return sum(item.size_bytes for item in self.removed)
 
-    def of_kind(self, kind: str) -> list[Removed]:
-        return [item for item in self.removed if item.kind == kind]
-
 
 def collect(
     lake: Lake,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from clipcap.config import Config, Section, load_config, parse_config
 from clipcap.errors import ConfigError
 from clipcap.resources import resource
 
+ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(resource("configs").glob("*.toml"))
 
 
@@ -54,6 +56,17 @@ def test_every_field_says_what_it_means(section: type[Section]):
         if not (isinstance(f.annotation, type) and issubclass(f.annotation, Section))
     ]
     assert [name for name in plain if not section.model_fields[name].description] == []
+
+
+def test_every_key_is_read_by_the_code_or_by_a_check():
+    """By name: an attribute or a text of that name in the code, a variable of a check."""
+    files = [file for floor in ("clipcap", "flows", "tasks") for file in (ROOT / floor).rglob("*.py")]
+    code = "".join(file.read_text(encoding="utf-8") for file in files if "config" not in file.parts)
+    read = {name for found in re.findall(r"(?<=[\w)\]])\.(\w+)|[\"'](\w+)[\"']", code) for name in found}
+    checks = " ".join(file.read_text() for file in (ROOT / "sql" / "checks").glob("*.sql"))
+    read |= set(re.findall(r"getvariable\('(\w+)'\)", checks))
+    keys = {f"{section.__name__}.{name}" for section in sections() for name in section.model_fields}
+    assert {key for key in keys if key.partition(".")[2] not in read} == set()
 
 
 def test_every_key_of_the_file_is_read_from_its_own_section():

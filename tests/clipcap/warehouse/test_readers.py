@@ -148,7 +148,7 @@ def test_what_is_kept_can_be_read_and_what_is_collected_says_so(published):
     runs = [read_current(published.lake).runs[-1].run_id] + [publish_run(published, number) for number in range(1, 6)]
     collected = collect(published.lake, keep_generations=3, keep_days=7, now=datetime.now(UTC) + timedelta(days=8))
     assert collected.kept_generations == [4, 5, 6]
-    files = [item.path for item in collected.of_kind("file")]
+    files = [item.path for item in collected.removed if item.kind == "file"]
     assert len(files) == 4 * len(SHARDS), "of three runs, and what the lake was made with; ledgers are written in place"
     assert all(path.startswith(f"captions/{NEW}/") for path in files)
     for generation, run in enumerate(runs, start=1):
