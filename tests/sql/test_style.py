@@ -9,6 +9,9 @@ import pyarrow as pa
 import pytest
 from tiny_lake import BATCH, ENCODER, NEW, OLD, SHARDS, build, key
 
+from clipcap.metrics.evaluate import KNOWN
+from clipcap.metrics.java import JAVA_METRICS
+from clipcap.report.summary import METRICS
 from clipcap.resources import resource
 from clipcap.warehouse import connect, ensure_catalog, query
 from clipcap.warehouse.catalog import statements
@@ -31,6 +34,13 @@ def test_a_file_opens_with_its_grain(file: Path):
     if file.name.startswith("template_"):
         grain = "-- template: "
     assert re.match(grain, first), first
+
+
+@pytest.mark.parametrize("metric", [*KNOWN, *JAVA_METRICS])
+def test_a_metric_has_its_column_and_its_words(metric: str):
+    column = f"(where metric = '{metric}') as {metric},"
+    assert column in (resource("sql") / "views" / "110_metrics_by_model.sql").read_text(encoding="utf-8")
+    assert metric in METRICS, "its name and meaning for the report"
 
 
 @pytest.mark.parametrize("folder", ["checks", "macros", "schema", "views"])
