@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,20 +98,37 @@ def load_model(folder: Path, device: str) -> tuple[Captioner, Encoder]:
     Raises:
         ModelError: the encoder of that name has other weights here.
     """
-    from clipcap.embedding.encoder import get_encoder, resolve_device
-    from clipcap.model.checkpoint import load_captioner
+    with _no_search_for_garbage(), console.working(f"loading {folder.name} …"):
+        from clipcap.embedding.encoder import get_encoder, resolve_device
+        from clipcap.model.checkpoint import load_captioner
 
-    device = resolve_device(device)
-    with console.working(f"loading {folder.name} …"):
+        device = resolve_device(device)
         captioner = load_captioner(folder, device)
         settings = captioner.settings
         encoder = get_encoder(settings.encoder, device)
-    if settings.encoder_hash and encoder.hash != settings.encoder_hash:
-        raise ModelError(
-            f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
-            f"{folder.name} was trained with ({settings.encoder_hash[:12]})"
-        )
+        if settings.encoder_hash and encoder.hash != settings.encoder_hash:
+            raise ModelError(
+                f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
+                f"{folder.name} was trained with ({settings.encoder_hash[:12]})"
+            )
     return captioner, encoder
+
+
+@contextmanager
+def _no_search_for_garbage() -> Iterator[None]:
+    """The first time, as libraries are imported: of their objects none is garbage, so none is looked at again.
+
+    To look at them while they come and once more at the end took two of the five seconds of a first caption.
+    """
+    if gc.get_freeze_count() or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def decoding(stored: CaptionConfig, asked: dict[str, Any]) -> CaptionConfig:
