@@ -49,11 +49,14 @@ def describe(facts: dict[str, float]) -> str:
     """Images a second of each part, and which one limits: "decode 410/s · forward 95/s · write 21,000/s …".
 
     Args:
-        facts: ``encoded``, ``decode_s``, ``forward_s`` and ``write_s``, of one shard or summed over several.
+        facts: ``encoded``, ``decode_s``, ``forward_s`` and ``write_s``, of one shard or summed over several. A part of
+            no seconds has not begun, and is left out.
     """
     count = facts["encoded"]
     if not count:
         return "nothing to encode"
-    rates = {part: count / max(facts[f"{part}_s"], 1e-9) for part in ("decode", "forward", "write")}
+    rates = {part: count / facts[f"{part}_s"] for part in ("decode", "forward", "write") if facts[f"{part}_s"] > 0}
+    if not rates:
+        return "nothing measured yet"
     limit = min(rates, key=lambda part: rates[part])
     return " · ".join(f"{part} {rate:,.0f}/s" for part, rate in rates.items()) + f" · limited by {limit}"

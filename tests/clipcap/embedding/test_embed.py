@@ -333,6 +333,7 @@ def test_what_each_part_took_is_told_and_stored(lake: Lake, encoder: Encoder):
     assert min(facts["decode_s"], facts["forward_s"], facts["write_s"]) > 0
     slowest = {"encoded": 10, "decode_s": 5.0, "forward_s": 1.0, "write_s": 0.5}
     assert describe(slowest) == "decode 2/s · forward 10/s · write 20/s · limited by decode"
+    assert describe(slowest | {"write_s": 0.0}) == "decode 2/s · forward 10/s · limited by decode", "not yet written"
     again = embed(lake, download(lake, images[:3], 1), encoder, others=[entry.file("embeddings").path])
     assert again.meta["measured"]["known"] == 3 and again.meta["measured"]["encoded"] == 0
 
