@@ -14,7 +14,7 @@ from typing import Any
 from clipcap.cards.licences import licence_of
 from clipcap.cards.limits import limits_of
 from clipcap.cards.markdown import render
-from clipcap.config import Config
+from clipcap.config import TrainConfig, changed_settings
 from clipcap.redaction import redact, redact_text
 from clipcap.storage.lake import Lake
 
@@ -124,8 +124,7 @@ def _facts(meta: Row, train: Row, duration_s: float | None, licence: str) -> Row
     """What does not depend on the catalog; every name that the template reads has a value."""
     language_model = meta["language_model"]
     is_own = language_model in ("scratch", "lm")
-    usual = _flat(Config().train.model_dump(mode="json"))
-    changed = {name: value for name, value in _flat(redact(train)).items() if usual.get(name, value) != value}
+    changed = changed_settings(redact(train), TrainConfig())
     if "language_model.name" in changed:
         changed["language_model.name"] = _shown_name(language_model)
     return {
@@ -143,13 +142,6 @@ def _facts(meta: Row, train: Row, duration_s: float | None, licence: str) -> Row
         "production_model_id": "", "confidence": 0.95, "data": [], "licences": [], "scores": [], "ranked_by": "",
         "examples": [], "words": None, "limits": [],
     }  # fmt: skip
-
-
-def _flat(section: Row, before: str = "") -> Row:
-    found: Row = {}
-    for name, value in section.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
-    return found
 
 
 def _shown_name(name: str) -> str:

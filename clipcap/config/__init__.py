@@ -6,6 +6,7 @@ captioning), ``evaluation.py`` (scores and reports), ``promotion.py`` (the gate 
 """
 
 from clipcap.config.base import Section
+from clipcap.config.changes import changed_settings
 from clipcap.config.data import DatasetConfig, DownloadConfig, EmbedConfig, RayConfig, SampleConfig, ServeConfig
 from clipcap.config.evaluation import ChecksConfig, EvaluateConfig, ReportConfig
 from clipcap.config.film import FilmConfig
@@ -38,6 +39,7 @@ __all__ = [
     "SelfCriticalConfig",
     "ServeConfig",
     "TrainConfig",
+    "changed_settings",
     "load_config",
     "parse_config",
     "parse_section",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clipcap.metrics.clip_score import unit
+
 if TYPE_CHECKING:
     from clipcap.decoding.caption import Caption
     from clipcap.embedding.encoder import Encoder
@@ -31,10 +33,10 @@ class ClipRerank:
     def __call__(self, candidates: list[list[Caption]], images: slice) -> list[list[Caption]]:
         """The candidates of each image in their new order."""
         texts = list(dict.fromkeys(caption.text for image in candidates for caption in image))
-        vectors = _unit(self.encoder.encode_text(texts))
+        vectors = unit(self.encoder.encode_text(texts))
         row_of = {text: row for row, text in enumerate(texts)}
         ordered = []
-        for image, captions in zip(_unit(self.image_embeddings[images]), candidates, strict=True):
+        for image, captions in zip(unit(self.image_embeddings[images]), candidates, strict=True):
             cosines = vectors[[row_of[caption.text] for caption in captions]] @ image
             values = [
                 (1 - self.weight) * caption.score + self.weight * COSINE_SCALE * float(cosine)
@@ -42,9 +44,3 @@ class ClipRerank:
             ]
             ordered.append([captions[place] for place in sorted(range(len(values)), key=lambda i: -values[i])])
         return ordered
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True).clip(min=1e-12)
-    return vectors

@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 from clipcap.embedding.exchange import Part
 from clipcap.embedding.store import read_info, stream_embeddings
 from clipcap.errors import DataError
+from clipcap.metrics.clip_score import unit
 from clipcap.storage.commit import writing
 from clipcap.storage.entries import digest
 from clipcap.storage.lake import Lake
 from clipcap.storage.records import Entry, Generation
 
 PART_ROWS = 100_000
+_FLOAT16 = "<f2"
 _MADE_OF = b"clipcap"
 
 
@@ -160,14 +162,14 @@ def _write(lake: Lake, part: Part, group: list[_Source], made_of: str) -> None:
         if group[0].text:
             streams.append(files.enter_context(files.enter_context(writing(part.texts)).open("wb")))
         for stream in streams:
-            header = {"descr": "<f2", "fortran_order": False, "shape": (rows, info.clip_dim)}
+            header = {"descr": _FLOAT16, "fortran_order": False, "shape": (rows, info.clip_dim)}
             np.lib.format.write_array_header_1_0(stream, header)
         table_writer: pq.ParquetWriter | None = None
         for source, path in zip(group, paths, strict=True):
             facts = pq.read_table(lake.absolute(source.download.file("shard").path))
             texts = _first_captions(lake, source.text) if source.text else None
             for named, vectors in stream_embeddings(path, ("sample_key", "sha256")):
-                images.write(_unit(vectors).tobytes())
+                images.write(unit(vectors).astype(_FLOAT16).tobytes())
                 if texts is not None:
                     streams[1].write(_aligned(named["sample_key"], *texts, dim=info.clip_dim).tobytes())
                 table = _metadata(named, facts, info.encoder).replace_schema_metadata({_MADE_OF: made_of.encode()})
@@ -182,25 +184,19 @@ def _write(lake: Lake, part: Part, group: list[_Source], made_of: str) -> None:
 _NAMED = pa.schema([("sample_key", pa.string()), ("sha256", pa.string())])
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """float16 (N, D) of length 1; zeros stay zeros."""
-    values = vectors.astype(np.float32)
-    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-    return values.astype("<f2")
-
-
 def _first_captions(lake: Lake, text: Entry) -> tuple[pa.ChunkedArray, np.ndarray]:
     """Keys of the images that have a caption, and unit vectors of each one's first (N, D)."""
     columns = ["sample_key", "clip_embedding"]
     path = lake.absolute(text.file("text_embeddings").path)
     table = pq.read_table(path, columns=columns, filters=[("caption_number", "=", 0)])
     flat = table["clip_embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return table["sample_key"], _unit(flat.reshape(len(table), -1)) if len(table) else np.empty((0, 0), "<f2")
+    vectors = unit(flat.reshape(len(table), -1)) if len(table) else np.empty((0, 0))
+    return table["sample_key"], vectors.astype(_FLOAT16)
 
 
 def _aligned(wanted: pa.ChunkedArray, keys: pa.ChunkedArray, vectors: np.ndarray, dim: int) -> np.ndarray:
     places = pc.fill_null(pc.index_in(wanted, keys.combine_chunks()), -1).to_numpy()
-    found = np.zeros((len(places), dim), "<f2")
+    found = np.zeros((len(places), dim), _FLOAT16)
     found[places >= 0] = vectors[places[places >= 0]]
     return found
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from clipcap.config import Config
 from clipcap.report.charts import Chart, histogram, merged, nice_step
 from clipcap.report.summary import DIVERSITY, Reader, Summary
 
@@ -84,16 +83,3 @@ def by_stage(outcomes: list[Row]) -> list[Row]:
         }
         for stage, rows in stages.items()
     ]
-
-
-def changed_settings(config: Row) -> list[tuple[str, Any]]:
-    """Settings that are not as they come, by their dotted names."""
-    usual = _flat(Config().model_dump(mode="json"))
-    return [(name, value) for name, value in _flat(config).items() if usual.get(name, value) != value]
-
-
-def _flat(section: Row, before: str = "") -> Row:
-    found: Row = {}
-    for name, value in section.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) and value else {before + name: value}
-    return found

@@ -12,12 +12,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from clipcap.config import ReportConfig
+from clipcap.config import Config, ReportConfig, changed_settings
 from clipcap.redaction import redact_text, shown_url
 from clipcap.report import charts, text
 from clipcap.report.cards import facets, read_cards
 from clipcap.report.curve import training_charts
-from clipcap.report.details import add_whiskers, by_stage, changed_settings, distributions, diversity
+from clipcap.report.details import add_whiskers, by_stage, distributions, diversity
 from clipcap.report.summary import Reader, Summary, open_reader, read_summary
 from clipcap.storage.commit import writing
 from clipcap.storage.lake import Lake
@@ -76,7 +76,7 @@ def _facts(lake: Lake, reader: Reader, config: ReportConfig, summary: Summary) -
         "repeats": reader.rows("run_repeats", run_id=run_id, model_id=model_id),
         "batches": reader.rows("run_batches", run_id=run_id),
         "lineage": reader.rows("run_lineage", run_id=run_id, model_id=model_id),
-        "changed_settings": changed_settings(summary.config),
+        "changed_settings": changed_settings(summary.config, Config()),
         "config": json.dumps(summary.config, indent=2, ensure_ascii=False),
     }
 
