@@ -73,7 +73,7 @@ def _images_in(folder: str) -> Iterator[str]:
         path = str(Path(folder, name))
         if is_folder:
             yield from _images_in(path)
-        elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+        elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith("."):
             yield path
 
 

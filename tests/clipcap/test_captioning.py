@@ -203,11 +203,12 @@ def test_an_encoder_of_another_dimension_is_an_error_not_a_row(images: list[str]
 
 def test_folders_become_their_images(tmp_path: Path):
     (tmp_path / "deep").mkdir()
-    for name in ("b.JPG", "a.png", "deep/c.webp", "note.txt", "d.jpg.part"):
+    for name in ("b.JPG", "a.png", "deep/c.webp", "e.HEIC", "note.txt", "d.jpg.part", "._b.JPG"):
         (tmp_path / name).touch()
     (tmp_path / "none").mkdir()
     inputs = [str(tmp_path), "x.jpg", "http://host/y", str(tmp_path / "none")]
     assert list(expand(inputs)) == [
         str(tmp_path / "a.png"), str(tmp_path / "b.JPG"), str(tmp_path / "deep" / "c.webp"),
+        str(tmp_path / "e.HEIC"),
         "x.jpg", "http://host/y", str(tmp_path / "none"),
     ]  # fmt: skip

@@ -103,7 +103,7 @@ class TestUrlLists:
 class TestFolders:
     def test_images_by_name_with_captions_beside_them(self, tmp_path: Path):
         (tmp_path / "deep" / "er").mkdir(parents=True)
-        for name in ("b.JPG", "a c#1%.png", "deep/er/ü.webp", "note.md", ".hidden.jpg", "alone.txt"):
+        for name in ("b.JPG", "a c#1%.png", "deep/er/ü.webp", "phone.HEIC", "z.avif", "note.md", ".hidden.jpg", "alone.txt"):
             (tmp_path / name).write_bytes(name.encode())
         (tmp_path / "b.txt").write_text("A dog.\n\n  Another dog.  \n", encoding="utf-8")
         rows = read_source(config(tmp_path, default_split="test"))
@@ -111,8 +111,10 @@ class TestFolders:
             f"{tmp_path.as_uri()}/a%20c%231%25.png",
             f"{tmp_path.as_uri()}/b.JPG",
             f"{tmp_path.as_uri()}/deep/er/%C3%BC.webp",
+            f"{tmp_path.as_uri()}/phone.HEIC",
+            f"{tmp_path.as_uri()}/z.avif",
         ]
-        assert [row.captions for row in rows] == [[], ["A dog.", "Another dog."], []]
+        assert [row.captions for row in rows] == [[], ["A dog.", "Another dog."], [], [], []]
         assert {row.split for row in rows} == {"test"}
         assert rows[1].sha256 == hashlib.sha256(b"b.JPG").hexdigest()
 
