@@ -64,7 +64,7 @@ def export_weights(folder: Path, out: Path) -> dict[str, Any]:
         "tensors": len(ordered),
         "parameters": sum(tensor.numel() for name, tensor in ordered.items() if name != HEAD),
         "has_language_model": has_gpt2,
-        "import_command": _import_command(folder, settings, gpt2, out.name),
+        "import_command": _import_command(folder, settings, gpt2, str(out)),
     }
 
 
