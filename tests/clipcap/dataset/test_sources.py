@@ -103,7 +103,8 @@ class TestUrlLists:
 class TestFolders:
     def test_images_by_name_with_captions_beside_them(self, tmp_path: Path):
         (tmp_path / "deep" / "er").mkdir(parents=True)
-        for name in ("b.JPG", "a c#1%.png", "deep/er/ü.webp", "phone.HEIC", "z.avif", "note.md", ".hidden.jpg", "alone.txt"):
+        images = ("b.JPG", "a c#1%.png", "deep/er/ü.webp", "phone.HEIC", "z.avif")
+        for name in (*images, "note.md", ".hidden.jpg", "alone.txt"):
             (tmp_path / name).write_bytes(name.encode())
         (tmp_path / "b.txt").write_text("A dog.\n\n  Another dog.  \n", encoding="utf-8")
         rows = read_source(config(tmp_path, default_split="test"))

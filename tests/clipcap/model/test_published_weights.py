@@ -589,7 +589,8 @@ def test_a_model_trained_here_goes_out_and_comes_back(tmp_path):
     assert facts["has_language_model"] and facts["parameters"] == sum(p.numel() for p in ours.parameters())
 
     command = shlex.split(facts["import_command"])
-    assert command[:5] == ["clipcap", "import-weights", str(tmp_path / "b.pt"), "--out", "DIR"] and command[-1] == "--no-normalize"
+    assert command[:5] == ["clipcap", "import-weights", str(tmp_path / "b.pt"), "--out", "DIR"]
+    assert command[-1] == "--no-normalize"
     given = dict(zip(command[5:-1:2], command[6:-1:2], strict=True))
     back = ImportOptions(
         encoder=given["--encoder"], heads=int(given["--heads"]), gpt_heads=int(given["--gpt-heads"]),
