@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clipcap.errors import ConfigError, DataError
-from flows import console
+from flows import complete, console
 from flows.options import AsJson, DataDir, Debug, open_lake, state
 
 app = typer.Typer()
@@ -28,7 +28,11 @@ def evaluate(
     candidates: Annotated[Path, typer.Option("--candidates", help="COCO results, or {id: caption or captions}.")],
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="Only these; may be repeated. Also meteor, spice, clip_score, self_cider …"),
+        typer.Option(
+            "--metric",
+            help="Only these; may be repeated. Also meteor, spice, clip_score, self_cider …",
+            autocompletion=complete.metrics,
+        ),
     ] = None,
     images: Annotated[Path | None, typer.Option("--images", metavar="DIR", help="For CLIPScore: the images.")] = None,
     encoder: Annotated[str, typer.Option("--encoder", help="For CLIPScore: its encoder, as in embed.encoder.")] = "",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipcap.errors import NightFailed
+from clipcap.errors import ConfigError, NightFailed
 from flows import console
 from flows.options import AsJson, DataDir, Debug, Limit, Set, open_lake, state
 
@@ -43,6 +43,9 @@ def land(
     state["debug"] = debug
     if bool(source) == bool(inbox):
         raise typer.BadParameter("name either a source or --inbox FOLDER")
+    if source.startswith(("http://", "https://")) and ".tar" not in source:
+        raise ConfigError(f"{source} is on the web: fetch it first, or land a .csv whose column url names the "
+                          "images")  # fmt: skip
     from clipcap.config import parse_config
     from clipcap.warehouse.catalog import ensure_catalog
     from flows.landing import land_inbox, land_source

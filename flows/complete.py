@@ -7,18 +7,27 @@ import os
 from pathlib import Path
 from typing import Any
 
+import typer
 
-def models(incomplete: str) -> list[str]:
+
+def models(ctx: typer.Context, incomplete: str) -> list[str]:
     """Model ids of the lake."""
-    entries = _generation().get("entries", {})
+    entries = _generation(ctx).get("entries", {})
     found = {entry["meta"].get("model_id", "") for entry in entries.values() if entry.get("stage") == "train"}
     return sorted(name for name in found if name and name.startswith(incomplete))
 
 
-def runs(incomplete: str) -> list[str]:
+def runs(ctx: typer.Context, incomplete: str) -> list[str]:
     """Run ids, the newest first."""
-    found = [run["run_id"] for run in _generation().get("runs", [])]
+    found = [run["run_id"] for run in _generation(ctx).get("runs", [])]
     return [name for name in reversed(found) if name.startswith(incomplete)]
+
+
+def metrics(incomplete: str) -> list[str]:
+    """Names of ``clipcap evaluate --metric``."""
+    from clipcap.metrics.evaluate_files import FILE_METRICS
+
+    return [name for name in FILE_METRICS if name.startswith(incomplete)]
 
 
 def configs(incomplete: str) -> list[str]:
@@ -36,9 +45,9 @@ def configs(incomplete: str) -> list[str]:
     return sorted(name for name in (*shipped, *files) if name.startswith(incomplete))
 
 
-def _generation() -> dict[str, Any]:
+def _generation(ctx: typer.Context) -> dict[str, Any]:
     """The current manifest as JSON; empty where anything is amiss, as nobody wants messages after TAB."""
-    root = Path(os.environ.get("CLIPCAP_DATA_DIR") or "data").expanduser()  # a --data-dir on the line is not looked at
+    root = Path(ctx.params.get("data_dir") or os.environ.get("CLIPCAP_DATA_DIR") or "data").expanduser()
     try:
         number = int((root / "CURRENT").read_text())
         return dict(json.loads((root / "manifests" / f"{number}.json").read_bytes()))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -11,6 +14,7 @@ from clipcap.doctor import Finding
 from clipcap.doctor.finding import Check
 
 TIMEOUT_S = 3.0
+_SERVER = "prefect.server.api.server:create_app"
 
 
 def server() -> Finding:
@@ -67,4 +71,56 @@ def home() -> Finding:
     return Finding("PREFECT_HOME", "broken", f"{folder} cannot be written", "set PREFECT_HOME to a folder of yours")
 
 
-PREFECT: list[tuple[str, Check]] = [("PREFECT_HOME", home), ("prefect server", server), ("work pools", work_pools)]
+def left_behind(processes: Path = Path("/proc")) -> Finding:
+    """A run that is killed cannot end the server that it started for itself. Named here, never ended."""
+    if not (processes / "self").exists():
+        return Finding("servers left behind", "not checked", f"no {processes} on this system")
+    wanted = {_port(os.environ.get("PREFECT_API_URL", "")), ""}
+    found = [
+        pid for pid, words in _commands(processes) if _SERVER in words and not _is_wanted(processes, pid, words, wanted)
+    ]
+    if not found:
+        return Finding("servers left behind", "ok", "none")
+    pids = " ".join(found)
+    return Finding(
+        "servers left behind", "warning", f"Prefect servers whose run is gone: {pids}",
+        f"ps -fp {pids.replace(' ', ',')} shows them; what nobody uses ends with: kill {pids}",
+    )  # fmt: skip
+
+
+def _commands(processes: Path) -> Iterator[tuple[str, list[str]]]:
+    """Processes of this user: pid and command."""
+    for folder in sorted(processes.glob("[0-9]*")):
+        with suppress(OSError):  # it has just ended
+            if folder.stat().st_uid == os.getuid():
+                yield folder.name, os.fsdecode((folder / "cmdline").read_bytes()).split("\0")
+
+
+def _is_wanted(processes: Path, pid: str, words: list[str], ports: set[str]) -> bool:
+    """Its parent is a Python that runs, or it was started to stay: at the configured port, or as Prefect's own pid."""
+    with suppress(OSError, ValueError):
+        kept = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser() / "server.pid"
+        if kept.is_file() and kept.read_text().strip() == pid:
+            return True
+    port = words[words.index("--port") + 1] if "--port" in words else ""
+    if port in ports:
+        return True
+    try:
+        status = (processes / pid / "status").read_text()
+        parent = next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:"))
+        return b"python" in (processes / parent / "cmdline").read_bytes()
+    except (OSError, StopIteration):
+        return True  # it has just ended, or cannot be seen
+
+
+def _port(url: str) -> str:
+    try:
+        return str(urlsplit(url).port or "")
+    except ValueError:
+        return ""
+
+
+PREFECT: list[tuple[str, Check]] = [
+    ("PREFECT_HOME", home), ("prefect server", server), ("work pools", work_pools),
+    ("servers left behind", left_behind),
+]  # fmt: skip

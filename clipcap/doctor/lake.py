@@ -1,14 +1,14 @@
-"""Checks of a lake: its disk, what is published, its catalog, and the model and encoder in production."""
+"""Checks of a lake: its disk, what is published, its catalog, what was left over, and the model in production."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
 from pathlib import Path
 
 from clipcap.doctor.finding import Check, Finding
+from clipcap.doctor.weights import encoder, language_model
 from clipcap.errors import ClipCapError
 from clipcap.storage.lake import Lake
 
@@ -20,7 +20,8 @@ def checks_of_lake(lake: Lake) -> list[tuple[str, Check]]:
     checks: list[tuple[str, Check]] = [
         ("disk", lambda: disk(lake)), ("room", lambda: room(lake)), ("published", lambda: published(lake)),
         ("catalog", lambda: catalog(lake)), ("files", lambda: files(lake)),
-        ("production model", lambda: production(lake)), ("encoder", lambda: encoder(lake)),
+        ("left over", lambda: left_over(lake)), ("production model", lambda: production(lake)),
+        ("encoder", lambda: encoder(lake)), ("language model", lambda: language_model(lake)),
     ]  # fmt: skip
     return checks
 
@@ -103,29 +104,18 @@ def production(lake: Lake) -> Finding:
     return Finding("production model", "ok", model_id)
 
 
-def encoder(lake: Lake) -> Finding:
-    """Whether the encoder of the model in production is on this machine, asked without the network."""
-    from clipcap.embedding.encoder_name import parse_encoder
-    from clipcap.storage.manifest import read_current
+def left_over(lake: Lake) -> Finding:
+    """What killed runs left, by the rules of ``clipcap maintenance``; old generations are no fault."""
+    from clipcap.storage.collect import collect
 
-    model_id = read_current(lake).production_model_id if lake.exists(lake.current) else ""
-    if not model_id:
-        return Finding("encoder", "not checked", "no model in production")
-    name = str(json.loads(lake.read_bytes(lake.model(model_id) / "config.json"))["encoder"])
-    model = parse_encoder(name).model
-    if model.startswith("builtin:"):
-        return Finding("encoder", "ok", f"{name}, part of the package")
-    if model.startswith("local-dir:"):
-        folder = model.removeprefix("local-dir:")
-        if Path(folder).is_dir():
-            return Finding("encoder", "ok", name)
-        return Finding("encoder", "broken", f"there is no folder {folder}", "put it back, or mount its disk")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface"), "hub"))
-    held = sum(1 for _ in hub.expanduser().glob("models--*")) if hub.expanduser().is_dir() else 0
-    if held:
-        return Finding("encoder", "ok", f"{name}; the hub's cache holds {held} models")
-    mend = "it is downloaded when first used; without a network, bring the hub's cache and set HF_HOME"
-    return Finding("encoder", "warning", f"{name} is from the hub, and its cache is empty", mend)
+    if not lake.exists(lake.current):
+        return Finding("left over", "not checked", "no lake yet")
+    every_generation = 2**31
+    found = collect(lake, keep_generations=every_generation, dry_run=True)
+    if not found.removed:
+        return Finding("left over", "ok", "nothing that is older than a week")
+    shown = f"{len(found.removed):,} of no use, {found.size_bytes / 2**20:,.1f} MiB, the first {found.removed[0].path}"
+    return Finding("left over", "warning", shown, "`clipcap maintenance --dry-run` lists it, without the flag it goes")
 
 
 def _folder(lake: Lake) -> Path:

@@ -124,3 +124,23 @@ def test_little_room(tmp_path: Path):
 def test_a_check_that_fails_stops_no_other():
     findings = list(run_checks([("a", lambda: 1 / 0), ("clock", machine.clock)]))
     assert [finding.status for finding in findings] == ["not checked", "ok"]
+
+
+def test_weights_of_the_hub_are_looked_for_by_their_name(tmp_path: Path, monkeypatch):
+    from huggingface_hub import constants
+
+    from clipcap.doctor import weights
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    settings = {"encoder": "hf-hub:some/encoder", "language_model": "some/lm"}
+    monkeypatch.setattr(weights, "_production", lambda lake: settings)
+    lake = Lake(tmp_path)
+    other = tmp_path / "models--another--one" / "snapshots" / "1"
+    other.mkdir(parents=True)
+    (other / "model.safetensors").touch()
+    for check, name in ((weights.encoder, "some--encoder"), (weights.language_model, "some--lm")):
+        assert check(lake).status == "warning"
+        folder = tmp_path / f"models--{name}" / "snapshots" / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+        assert check(lake).status == "ok"

@@ -43,3 +43,23 @@ def test_a_home_that_is_a_file(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
     assert doctor.home().status == "broken"
+
+
+def test_a_server_whose_run_is_gone_is_named(tmp_path, monkeypatch):
+    def process(pid: int, parent: int, command: str) -> None:
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "cmdline").write_bytes(command.replace(" ", "\0").encode())
+        (tmp_path / str(pid) / "status").write_text(f"Name:\tx\nPPid:\t{parent}\n")
+
+    server = "python -m uvicorn --factory prefect.server.api.server:create_app --port"
+    (tmp_path / "self").mkdir()
+    process(1, 0, "/sbin/init")
+    process(20, 1, "/venv/bin/python /venv/bin/clipcap run")
+    process(21, 20, f"{server} 9001")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9003/api")
+    assert doctor.left_behind(tmp_path).status == "ok"
+    process(30, 1, f"{server} 9002")
+    process(31, 1, f"{server} 9003")
+    found = doctor.left_behind(tmp_path)
+    assert found.status == "warning" and found.mend.endswith("kill 30")
