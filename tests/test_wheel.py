@@ -37,6 +37,7 @@ def test_resources_are_inside(unpacked: Path) -> None:
     for part in ("views", "schema", "checks", "metrics", "reports"):
         expected = sorted(f.name for f in (ROOT / "sql" / part).glob("*.sql"))
         assert sorted(f.name for f in (found[0] / part).glob("*.sql")) == expected and expected
+    assert (unpacked / "clipcap" / "py.typed").is_file(), "type checkers read annotations only where this says so"
 
 
 def test_a_shipped_config_is_found_by_name_and_planned(unpacked: Path) -> None:
