@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from clipcap.storage.records import Entry
 from clipcap.training.train_model import Shard, model_id_of, train_key
-from flows.stages import Job, RunContext, run_jobs
+from flows.stages import Job, RunContext, run_jobs, say
+
+FEW_CAPTIONS = 1000
 
 
 def train_job(
@@ -35,4 +37,8 @@ def train(context: RunContext, shards: list[Shard], start: Entry | None = None, 
         start: a model whose weights are the first ones.
         leave_out: keys of images that are not learned from.
     """
-    return run_jobs(context, "train", [train_job(context, shards, start, leave_out)])[0]
+    entry = run_jobs(context, "train", [train_job(context, shards, start, leave_out)])[0]
+    captions = entry.meta.get("train_captions", FEW_CAPTIONS)
+    if start is None and captions < FEW_CAPTIONS:
+        say("train", f"learnt from {captions:,} captions alone: expect little of a model of fewer than a few thousand")
+    return entry

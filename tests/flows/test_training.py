@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,3 +75,19 @@ def test_what_goes_wrong_in_a_process_is_told(copied: Lake):
     with pytest.raises(ModelError, match=r"in 2 processes failed: .*hidden size 16 into 3 heads"):
         train_model(copied, "toy-transformer-bad", shards, config, train_key(shards, config))
     assert not copied.model("toy-transformer-bad").exists()
+
+
+@pytest.mark.parametrize(("captions", "is_told"), [(999, True), (1000, False)])
+def test_a_model_of_few_captions_says_so(captions: int, is_told: bool, monkeypatch):
+    from flows import train as module
+
+    entry = SimpleNamespace(meta={"train_captions": captions})
+    monkeypatch.setattr(module, "train_job", lambda *_: None)
+    monkeypatch.setattr(module, "run_jobs", lambda *_: [entry])
+    told: list[str] = []
+    monkeypatch.setattr(module, "say", lambda _, text: told.append(text))
+    assert module.train(None, []) is entry
+    assert any("999 captions" in text for text in told) == is_told
+    told.clear()
+    module.train(None, [], start=entry)
+    assert not told, "a model that goes on from another's weights needs fewer"
