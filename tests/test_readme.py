@@ -58,7 +58,9 @@ def test_commands_and_options_exist() -> None:
     commands = [words for words in lines if words and words[0] == "clipcap"]
     assert len(commands) >= 4
     for words in commands:
-        command = root.commands[words[1]]
+        command, rest = root, words[1:]
+        while hasattr(command, "commands"):  # groups, such as film
+            command, rest = command.commands[rest[0]], rest[1:]
         known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, words
 
