@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 
 from flows import console
-from flows.options import AsJson, DataDir, Debug, open_lake, state
+from flows.options import AsJson, DataDir, Debug, nearby, open_lake, state
 
 app = typer.Typer()
 
@@ -27,6 +27,9 @@ def doctor(data_dir: DataDir = None, as_json: AsJson = False, debug: Debug = Fal
     with console.working("looking …"):
         findings = list(run_checks([*INSTALLATION, *MACHINE, *checks_of_lake(lake), *PREFECT]))
     rows = [asdict(finding) for finding in findings]
+    for row in rows:
+        if row["check"] == "published" and row["status"] == "warning":
+            row["mend"] += nearby()
     if as_json:
         console.print_json(rows)
     else:

@@ -27,7 +27,7 @@ def open_lake(data_dir: str | None, must_exist: bool = True) -> Any:
     lake = Lake(resolve_data_dir(data_dir))
     if must_exist and not lake.exists(lake.current):
         raise DataError(
-            f"there is no lake at {lake.address}: name one with --data-dir or CLIPCAP_DATA_DIR{_nearby()}, or make one "
+            f"there is no lake at {lake.address}: name one with --data-dir or CLIPCAP_DATA_DIR{nearby()}, or make one "
             "with `clipcap run`"
         )
     return lake
@@ -55,6 +55,6 @@ def model_folder(model: str, data_dir: str | None) -> Path:
     return Path(lake.at_hand(lake.model(wanted)))
 
 
-def _nearby() -> str:
+def nearby() -> str:
     """The lake that `make run` leaves, where it is there."""
     return " (there is one: --data-dir data/sample)" if Path("data/sample/CURRENT").is_file() else ""

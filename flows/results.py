@@ -111,6 +111,8 @@ def load_model(folder: Path, device: str) -> tuple[Captioner, Encoder]:
                 f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
                 f"{folder.name} was trained with ({settings.encoder_hash[:12]})"
             )
+    if settings.encoder == "builtin:sample":
+        console.stderr.print(f"{folder.name} knows drawn shapes alone, and sees them in photographs too", style="dim")
     return captioner, encoder
 
 
