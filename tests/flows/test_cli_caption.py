@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def test_ctrl_c_keeps_what_is_finished(small_run, holiday: Path, tmp_path: Path,
     assert code == 130 and "the same command goes on from there" in err
     assert len(out.read_text().splitlines()) == 1
     assert "2 captioned, 0 failed, 1 were there before" in clipcap(*command)[1]
+
+
+def test_killed_in_the_middle_nothing_is_lost_and_nothing_twice(small_run, holiday: Path, tmp_path: Path):
+    names = [tmp_path / f"{number}.png" for number in range(64 + 5)]  # one batch and the beginning of another
+    for number, name in enumerate(names):
+        os.link(holiday / f"{number % 3}.png", name)
+    out = tmp_path / "c.jsonl"
+    command = [sys.executable, "-m", "flows.cli", "caption", "-", "--out", out, "--data-dir", small_run.lake.root]
+    lines = "".join(f"{name}\n" for name in names)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
+        assert running.stdin
+        running.stdin.write(lines)
+        running.stdin.flush()  # and stays open: the second batch waits for more
+        until = time.monotonic() + 120
+        while (not out.exists() or out.read_bytes().count(b"\n") < 64) and time.monotonic() < until:
+            time.sleep(0.1)
+        running.kill()
+    assert out.read_bytes().count(b"\n") == 64
+    again = subprocess.run(command, input=lines, capture_output=True, text=True)
+    assert "5 captioned, 0 failed, 64 were there before" in again.stdout, again.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["image"] for row in rows] == list(map(str, names)) and {row["status"] for row in rows} == {"ok"}
 
 
 def test_a_list_on_standard_input(small_run, holiday: Path, clipcap: Cli):
