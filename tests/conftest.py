@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,6 +20,30 @@ import clipcap  # noqa: F401  before any test imports transformers or open_clip:
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., BaseProcess]:
+    """Makes processes forked from this one, not yet started.
+
+    They end without the exit handlers of the libraries that this one has loaded: Prefect's fail in a child, and would
+    turn what went well into exit code 1.
+    """
+
+    def make(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+        def run() -> None:
+            code = 1
+            try:
+                target(*arguments)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+        return multiprocessing.get_context("fork").Process(target=run)
+
+    return make
 
 
 @pytest.fixture(scope="session")

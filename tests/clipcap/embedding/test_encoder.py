@@ -196,7 +196,7 @@ def test_vectors_do_not_depend_on_the_batch():
 
 def test_devices_and_one_encoder_for_each_name():
     assert resolve_device("cpu") == "cpu"
-    with pytest.raises(ModelError, match="there is no device 'gpu': write auto, cpu"):
+    with pytest.raises(ModelError, match="there is no device 'gpu'; this machine has: auto, cpu"):
         resolve_device("gpu")
     if torch.cuda.is_available():
         assert resolve_device("cuda:0") == "cuda:0"

@@ -73,7 +73,7 @@ def test_the_data_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch)
     assert events == ["fsync file", f"rename {final}", "fsync folder"]
 
 
-def test_of_two_processes_exactly_one_creates(tmp_path: Path):
+def test_of_two_processes_exactly_one_creates(tmp_path: Path, forked):
     final, rounds, processes = tmp_path / "file", 30, 2
     barrier, won = fork.Barrier(processes), fork.Queue()
 
@@ -83,8 +83,10 @@ def test_of_two_processes_exactly_one_creates(tmp_path: Path):
             name = final.with_name(f"{turn}")
             if commit_bytes(f"{number}".encode() * 1000, name, exclusive=True):
                 won.put((turn, number))
+        won.close()
+        won.join_thread()
 
-    workers = [fork.Process(target=compete, args=(n,)) for n in range(processes)]
+    workers = [forked(compete, n) for n in range(processes)]
     for worker in workers:
         worker.start()
     winners = [won.get(timeout=20) for _ in range(rounds)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from datetime import UTC, datetime
 
 import pytest
@@ -15,7 +14,6 @@ from clipcap.storage.records import Decision, Promotion
 from clipcap.training.registry import production_line, promote, rollback
 from clipcap.warehouse.queries import query
 
-fork = multiprocessing.get_context("fork")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -81,11 +79,9 @@ def promote_again_and_again(root: str, model_id: str, times: int) -> None:
         commit_generation(Lake(root), promotion=Promotion(model_id=model_id, reason=str(number), created_at=NOW))
 
 
-def test_promotions_at_the_same_time_all_stand_and_each_knows_the_one_before(tiny):
+def test_promotions_at_the_same_time_all_stand_and_each_knows_the_one_before(tiny, forked):
     tiny.commit()
-    processes = [
-        fork.Process(target=promote_again_and_again, args=(str(tiny.lake.root), model, 12)) for model in (OLD, NEW)
-    ]
+    processes = [forked(promote_again_and_again, str(tiny.lake.root), model, 12) for model in (OLD, NEW)]
     for process in processes:
         process.start()
     for process in processes:
