@@ -118,11 +118,25 @@ def read_settings(folder: Path) -> CaptionerSettings:
     """
     file = folder / CONFIG
     try:
-        settings = CaptionerSettings.model_validate_json(file.read_bytes())
+        return parse_settings(file.read_bytes(), file)
     except FileNotFoundError:
         raise CheckpointError(
             f"{folder} is no model folder: {CONFIG} is missing; clipcap models list shows what there is"
         ) from None
+
+
+def parse_settings(text: bytes, file: Path) -> CaptionerSettings:
+    """Settings from JSON.
+
+    Args:
+        text: the JSON document.
+        file: where it stands, for errors.
+
+    Raises:
+        CheckpointError: it is damaged, or of a newer format.
+    """
+    try:
+        settings = CaptionerSettings.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole file"
