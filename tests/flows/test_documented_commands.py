@@ -97,12 +97,11 @@ def test_questions_of_the_docs_are_answered(page: Path, small_run, clipcap, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name not in ("README.md", "researcher.md")], ids=named)
-def test_blocks_run_as_they_stand(page: Path, small_run, tmp_path: Path):
+def test_blocks_run_as_they_stand(page: Path, small_run, holiday: Path, tmp_path: Path):
     """In one bash for each page, which stops at the first command that fails."""
     for name in ("configs", "scripts", "Makefile"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copytree(small_run.lake.root, tmp_path / "data" / "sample")
-    make_holiday(tmp_path / "holiday")
     for text in blocks(page, "toml"):
         if 'source = "holiday"' in text:
             settings = text.replace("ViT-B-32-quickgelu/openai", "builtin:sample").replace('"gpt2"', '"scratch"')
@@ -126,16 +125,6 @@ def test_blocks_run_as_they_stand(page: Path, small_run, tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 
-
-def make_holiday(folder: Path) -> None:
-    from clipcap.dataset.scene_captions import captions
-    from clipcap.dataset.scenes import render, scene
-
-    folder.mkdir()
-    for number in range(3):
-        picture = scene(9_000 + number, seed=1)
-        render(picture).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text("\n".join(captions(picture)), encoding="utf-8")
 
 
 def test_there_is_something_to_run():
