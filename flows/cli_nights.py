@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,25 +62,36 @@ def land(
     if not lake.mirror and lake.exists(lake.current):
         ensure_catalog(lake)  # of a bucket, the next question or run makes it: it would fetch every table of the lake
     if inbox:
-        return _say_inbox(found, as_json)
+        return _say_inbox(found, data_dir, as_json)
     [facts] = found
     if as_json:
         return console.print_json(facts)
     counts = ", ".join(f"{count:,} {status}" for status, count in facts["rows"].items())
     typer.echo(f"{facts['batch_id']}: {counts}{'' if facts['is_new'] else ' (landed before)'} in {lake.address}")
-    if not facts["event_emitted"]:
-        typer.echo("no event was emitted (no Prefect server was reached); the nightly run finds the batch", err=True)
+    told = (
+        "the event clipcap.batch.landed was emitted: deployments that listen to it start"
+        if facts["event_emitted"] else "no event was emitted (no Prefect server was reached)"
+    )  # fmt: skip
+    typer.echo(f"{told}; {_next(data_dir)}", err=True)
 
 
-def _say_inbox(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _say_inbox(rows: list[dict[str, Any]], data_dir: str | None, as_json: bool) -> None:
     if as_json:
         console.print_json(rows)
     elif rows:
         console.print_table(rows, columns=("name", "status", "batch_id", "reason"))
     else:
         typer.echo("the inbox is empty")
+    if any(row["batch_id"] for row in rows) and not as_json:
+        typer.echo(_next(data_dir), err=True)
     if any(row["status"] in ("failed", "refused") for row in rows):
         raise typer.Exit(1)
+
+
+def _next(data_dir: str | None) -> str:
+    """What captions a batch that has landed."""
+    where = f" --data-dir {shlex.quote(data_dir)}" if data_dir else ""
+    return f"the nightly deployment finds the batch and captions it, or now: clipcap nightly{where}"
 
 
 @app.command()
@@ -126,9 +138,10 @@ def _print_night(plan: dict[str, Any]) -> None:
 
     columns = ("batch_id", "images", "status", "outputs_cached", "outputs_to_do", "reason")
     console.print_table(plan["batches"], columns=columns, title=f"batches of {plan['data_dir']}")
-    console.print_table(stage_rows(plan["stages"]), title=f"with {plan['model_id']}")
     if plan["inbox"]:
-        console.print_table(plan["inbox"], columns=("name", "status", "reason"), title="inbox, landed by the night")
+        rows = [{**row, "images": row["rows"].get("ok")} for row in plan["inbox"]]
+        console.print_table(rows, columns=("name", "images", "status", "reason"), title="inbox, landed by the night")
+    console.print_table(stage_rows(plan["stages"]), title=f"with {plan['model_id']}")
     typer.echo(console.room(plan))
 
 

@@ -93,6 +93,17 @@ def test_land_is_idempotent_and_says_that_nothing_was_emitted(tmp_path: Path, la
     assert json.loads(out) == [{"batch_id": landed["batch_id"]}]
 
 
+@pytest.mark.parametrize("is_emitted", [True, False])
+def test_land_says_whether_somebody_was_told_and_what_comes_next(
+    tmp_path: Path, lake: Path, clipcap: Cli, monkeypatch: pytest.MonkeyPatch, is_emitted: bool
+) -> None:
+    monkeypatch.setattr("flows.landing.emit", lambda *_: is_emitted)
+    code, out, err = clipcap("land", tmp_path / "photos", "--dataset", "photos", "--data-dir", lake)
+    assert code == 0 and "2 ok (landed before)" in out
+    assert ("clipcap.batch.landed was emitted" in err, "no event was emitted" in err) == (is_emitted, not is_emitted)
+    assert err.rstrip().endswith(f"clipcap nightly --data-dir {lake}")
+
+
 def test_data_dir_comes_before_the_environment(
     tmp_path: Path, lake: Path, clipcap: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,9 @@ def test_land_inbox_says_what_became_of_each(tmp_path: Path, clipcap: Cli, monke
     batch_id = rows["urls.csv"]["batch_id"]
     code, out, _ = clipcap("sql", "select batch_id from batches", "--data-dir", lake, "--json")
     assert json.loads(out) == [{"batch_id": batch_id}]
+    (inbox / "again.csv").write_text("url\nhttp://images.test/2.jpg\n")
+    err = clipcap("land", "--inbox", inbox, "--data-dir", lake)[2]
+    assert f"clipcap nightly --data-dir {lake}" in err.splitlines()[-1], "what comes next"
 
 
 @pytest.mark.usefixtures("prefect_harness")
