@@ -39,8 +39,8 @@ def land_inbox(lake: Lake, config: Config, run_id: str = "", dry_run: bool = Fal
     What cannot be used is put aside with its reason, and stops nothing.
 
     Returns:
-        Rows of name, status ("landed", "landed before", "waiting", "refused", "failed"; "ready" in a dry run),
-        batch_id, rows and reason.
+        Rows of name, status ("landed", "landed before", "waiting", "refused", "failed"; in a dry run "ready" and
+        "unusable"), batch_id, rows and reason.
     """
     if not config.inbox.folder:
         return []
@@ -55,7 +55,7 @@ def land_inbox(lake: Lake, config: Config, run_id: str = "", dry_run: bool = Fal
         if dropped.waits_for:
             row["reason"] = dropped.waits_for
         elif dry_run:
-            row["status"] = "ready"
+            row |= _look_at(lake, config, dropped)
         else:
             row |= _land_one(lake, config, dropped, run_id)
         rows.append(row)
@@ -69,16 +69,35 @@ def _land_one(lake: Lake, config: Config, dropped: inbox.Dropped, run_id: str) -
         taken = inbox.take(dropped)
     except OSError as error:
         return {"status": "failed", "reason": f"it cannot be moved: {error.strerror}"}
-    dataset = config.dataset.model_copy(update={"name": taken.dataset, "source": str(taken.path), "images": ""})
     try:
-        facts = land_source(lake, config.model_copy(update={"dataset": dataset}), run_id=run_id)
+        facts = land_source(lake, _settings(config, taken), run_id=run_id)
     except (TransientError, OSError) as error:  # stays taken: the next look lands it
         return {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
     except Exception as error:  # a reader's own error too is a bad file, and never the end of a night
-        reason = str(error) if isinstance(error, ClipCapError) else f"{type(error).__name__}: {error}"
-        reason = reason.replace(str(taken.path), taken.path.name)  # it is about to be elsewhere
+        reason = _reason(error, taken)
         inbox.refuse(taken, reason)
         return {"status": "refused", "reason": reason}
     inbox.finish(taken, facts)
     status = "landed" if facts["is_new"] else "landed before"
     return {"status": status, "batch_id": facts["batch_id"], "rows": facts["rows"]}
+
+
+def _look_at(lake: Lake, config: Config, dropped: inbox.Dropped) -> dict[str, Any]:
+    """What landing would find. A new batch has no id yet: rows of a folder will name the place that it is moved to."""
+    try:
+        landing = read_landing(_settings(config, dropped))
+    except Exception as error:
+        return {"status": "unusable", "reason": _reason(error, dropped)}
+    if EntryIndex(lake).find(f"land/{landing.batch_id}", landing.content):
+        return {"status": "landed before", "batch_id": landing.batch_id}
+    return {"status": "ready", "rows": {"ok": len(landing.rows)}}
+
+
+def _settings(config: Config, dropped: inbox.Dropped) -> Config:
+    dataset = config.dataset.model_copy(update={"name": dropped.dataset, "source": str(dropped.path), "images": ""})
+    return config.model_copy(update={"dataset": dataset})
+
+
+def _reason(error: Exception, dropped: inbox.Dropped) -> str:
+    reason = str(error) if isinstance(error, ClipCapError) else f"{type(error).__name__}: {error}"
+    return reason.replace(str(dropped.path), dropped.path.name)  # it is about to be elsewhere

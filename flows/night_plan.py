@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -77,17 +78,40 @@ def _plan(context: RunContext, model: Entry, encoder: Encoder, batch: Entry) -> 
     return plan
 
 
-def describe(context: RunContext, model: Entry, plans: list[BatchPlan]) -> dict[str, Any]:
-    """The plan of a dry run, as one JSON object."""
+def _plan_new(context: RunContext, rows: int) -> list[StagePlan]:
+    """A batch that has not landed yet: all of it is to do."""
+    config = context.config
+    shards = -(-rows // config.download.shard_size)
+    stages: list[StagePlan] = []
+    add_stage(context, stages, "land", None, 1, rows)
+    add_stage(context, stages, "download", None, shards, rows)
+    add_stage(context, stages, "embed", None, shards, rows)
+    if config.embed.captions:
+        add_stage(context, stages, "embed_text", None, shards, rows)
+    if config.embed.near_duplicates:
+        add_stage(context, stages, "duplicates", None, 1, rows)
+    add_stage(context, stages, "caption", None, shards, rows)
+    return stages
+
+
+def describe(
+    context: RunContext, model: Entry, plans: list[BatchPlan], inbox: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """The plan of a dry run, as one JSON object.
+
+    Args:
+        inbox: rows of ``land_inbox``; what would land by them, and be captioned, is planned too.
+    """
     to_do = [plan for plan in plans if not plan.is_published and not plan.problem]
-    stages = add_up(plan.stages for plan in plans)
+    new = [_plan_new(context, row["rows"]["ok"]) for row in inbox if row["rows"]]
+    stages = add_up([*new, *(plan.stages for plan in plans)])
     return {
         "data_dir": context.lake.address,
         "model_id": model.meta["model_id"],
         **room(context, stages),
         "stages": [asdict(stage) for stage in stages],
         "batches": [row_of(plan) for plan in plans],
-        "to_do": len(to_do),
+        "to_do": len(to_do) + len(new),
     }
 
 

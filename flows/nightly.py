@@ -72,7 +72,7 @@ def caption_nightly(
         if plan.problem and plan not in to_do:
             say("nightly", f"skipped: {plan.problem}")
     if dry_run:
-        planned = describe(context, model, plans) | {"inbox": inbox}
+        planned = describe(context, model, plans, () if batch_ids else inbox) | {"inbox": inbox}
         show_table("night-plan", f"what a night with {model.meta['model_id']} would do", planned["batches"])
         return planned
     require_room(context, [stage for plan in to_do for stage in plan.stages], force)
@@ -153,7 +153,7 @@ class Night:
             "batches": {"all": len(rows), **{name: counts[name] for name in ("ok", "failed", "skipped")}},
             "failed": [{"what": what, "reason": _reason(error)} for what, error in self.failed.items()],
             "inbox": inbox,
-            "report": self.report or newest_report(context.lake, context.index.generation),
+            "report": self.report or newest_report(context),
         }
         if self.report and new:
             facts = {name: summary[name] for name in ("run_id", "model_id", "captions", "batches", "report")}

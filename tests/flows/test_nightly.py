@@ -199,10 +199,15 @@ def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
     (inbox / "urls.csv.part").write_text("url\nhttp://127.0.0.1:9/")
     overrides = [*small_run.overrides, f"inbox.folder={inbox}", "inbox.settle_s=0", "dataset.default_split=test"]
 
-    planned = caption_nightly("sample", overrides, str(copied.root), dry_run=True)["inbox"]
-    assert {row["name"]: row["status"] for row in planned} == {
-        "Holiday 2026.tar": "ready", "broken.csv": "ready", "urls.csv.part": "waiting"
+    plan = caption_nightly("sample", overrides, str(copied.root), dry_run=True)
+    planned = {row["name"]: (row["status"], row["rows"]) for row in plan["inbox"]}
+    assert planned == {
+        "Holiday 2026.tar": ("ready", {"ok": 3}), "broken.csv": ("unusable", {}), "urls.csv.part": ("waiting", {})
     }  # fmt: skip
+    assert plan["to_do"] == 1 and plan["needed_bytes"] > 0
+    assert {stage["stage"]: stage["rows_to_do"] for stage in plan["stages"]} == dict.fromkeys(
+        ("land", "download", "embed", "caption"), 3
+    )
 
     outcome = caption_nightly("sample", overrides, str(copied.root))
 
