@@ -9,7 +9,7 @@ import typer
 
 from clipcap.errors import ConfigError
 from flows import complete, console
-from flows.options import AsJson, DataDir, Debug, model_folder, state
+from flows.options import AsJson, DataDir, Debug, model_folder, only_one, state
 
 app = typer.Typer()
 
@@ -46,6 +46,8 @@ def caption(
     state["debug"] = debug
     if as_json and as_lines:
         raise ConfigError("--json is one document and --jsonl a line for each image: give one of them")
+    only_one("say where the captions go", jsonl=as_lines, out=out)
+    only_one("say where the captions go", jsonl=as_lines, html=html)
     if out and html:
         raise ConfigError("--html shows what this command captions, --out skips what it did before: give one of them")
     folder = model_folder(model, data_dir)

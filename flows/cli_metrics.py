@@ -9,6 +9,7 @@ import typer
 
 from clipcap.errors import ConfigError, DataError
 from flows import complete, console
+from flows.cells import COUNTS, score
 from flows.options import AsJson, DataDir, Debug, open_lake, state
 
 app = typer.Typer()
@@ -54,7 +55,10 @@ def evaluate(
     intervals = scores.intervals(resamples, confidence, seed)
     if as_json:
         return console.print_json({**scores.corpus, "intervals": intervals})
-    rows = [{"metric": name, "value": value, **_ends(intervals.get(name))} for name, value in scores.corpus.items()]
+    rows = [
+        {"metric": name, "value": score(name, value), **_ends(intervals.get(name))}
+        for name, value in scores.corpus.items()
+    ]
     return console.print_table(rows, columns=("metric", "value", "low", "high") if intervals else ("metric", "value"))
 
 
@@ -126,8 +130,9 @@ def _evaluations(lake: Any, candidate: str, baseline: str, split: str) -> tuple[
 def _print_difference(rows: list[dict[str, Any]], title: str) -> None:
     table = [
         {
-            "metric": row["metric"], "A": row["candidate_value"], "B": row["baseline_value"],
-            "difference": f"{row['difference']:+,.4f}",
+            "metric": row["metric"],
+            **{name: score(row["metric"], row[of]) for name, of in (("A", "candidate_value"), ("B", "baseline_value"))},
+            "difference": f"{row['difference']:+,.{0 if row['metric'] in COUNTS else 4}f}",
             "interval": "" if row["low"] is None else f"{row['low']:+,.4f} … {row['high']:+,.4f}",
             "": "" if row["low"] is None or row["low"] <= 0 <= row["high"] else "*",
             "wins": row["wins"], "ties": row["ties"], "losses": row["losses"],

@@ -11,6 +11,7 @@ import typer
 
 from clipcap.errors import DataError, ModelError
 from flows import complete, console
+from flows.cells import score
 from flows.options import AsJson, DataDir, Debug, Set, open_lake, state
 
 app = typer.Typer()
@@ -62,8 +63,9 @@ def models_show(
     if as_json:
         decisions = [{**row, "evidence": json.loads(row["evidence"])} for row in about["decisions"]]
         return console.print_json({**found, **about, "decisions": decisions})
-    console.print_table([{"fact": name, "value": value} for name, value in found.items()])
-    console.print_table(about["scores"], title="Scores, the newest of each split")
+    console.print_table([{"fact": name, "value": score(name, value)} for name, value in found.items()])
+    scores = [{**row, "value": score(row["metric"], row["value"])} for row in about["scores"]]
+    console.print_table(scores, title="Scores, the newest of each split")
     if about["decisions"]:
         rows = [{k: v for k, v in row.items() if k != "evidence"} for row in about["decisions"]]
         console.print_table(rows, title="Decisions of the gate")

@@ -10,7 +10,7 @@ import typer
 
 from clipcap.errors import ConfigError, DataError
 from flows import complete, console
-from flows.options import AsJson, DataDir, Debug, open_lake, state
+from flows.options import AsJson, DataDir, Debug, only_one, open_lake, state
 
 app = typer.Typer()
 
@@ -26,6 +26,7 @@ def sql(
     ] = "",
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated, values as they are.")] = False,
     spreadsheet: Annotated[bool, typer.Option("--spreadsheet", help="CSV in which no text is a formula.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="A table in which no text is cut.")] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -35,8 +36,11 @@ def sql(
     Example: clipcap sql "select caption, image_url from latest_captions limit 5"
     """
     state["debug"] = debug
-    if file is not None and (statement or list_):
-        raise ConfigError("--file takes the place of a statement and of --list: give one of them")
+    only_one("are forms of one result", csv=as_csv and not spreadsheet, spreadsheet=spreadsheet, json=as_json)
+    only_one("answer different questions", list=list_, file=file)
+    only_one("do not meet, since the list is of the views as they are now", list=list_, as_of=as_of)
+    if file is not None and statement:
+        raise ConfigError("--file takes the place of a statement: give one of them")
     lake = open_lake(data_dir)
     text = "" if list_ else _statement(statement, file)
     if not text:
@@ -44,7 +48,7 @@ def sql(
     from clipcap.warehouse.queries import query
     from flows.rows import print_rows
 
-    return print_rows(query(lake, text, as_of=as_of), as_json, as_csv or spreadsheet, spreadsheet)
+    return print_rows(query(lake, text, as_of=as_of), as_json, as_csv or spreadsheet, spreadsheet, full)
 
 
 def _statement(statement: str, file: Path | None) -> str:
@@ -118,13 +122,14 @@ def search(
     Example: clipcap search "a dog in the snow" --k 10
     """
     state["debug"] = debug
+    only_one("are forms of one result", csv=as_csv, json=as_json)
     if bool(text) == (image is not None):
         raise ConfigError("clipcap search takes a text or --image FILE: give one of them")
     lake = open_lake(data_dir)
     from clipcap.warehouse.search import search as search_lake
     from flows.rows import print_rows
 
-    print_rows(search_lake(lake, text, image, k, device), as_json, as_csv)
+    print_rows(search_lake(lake, text, image, k, device), as_json, as_csv, is_full=True)
 
 
 @app.command()
@@ -141,7 +146,7 @@ def checks(
     lake = open_lake(data_dir)
     from clipcap.warehouse.catalog import connect, ensure_catalog
     from clipcap.warehouse.checks import run_checks
-    from flows.rows import kindly, plain
+    from flows.cells import plain
 
     with connect(lake, ensure_catalog(lake)) as connection:
         results = run_checks(connection, settings_of(lake))
@@ -155,7 +160,7 @@ def checks(
         ]  # fmt: skip
         console.print_table(shown, columns=("check", "state", "rows", "finds"))
         for result in (r for r in results if r.rows):
-            rows = [{name: kindly(value) for name, value in row.items()} for row in result.rows[:20]]
+            rows = result.rows[:20]
             console.print_table(rows, title=f"{result.name}: {len(result.rows):,} row(s), the first {len(rows)}")
     if any(result.is_failed for result in results):
         raise typer.Exit(1)

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clipcap.redaction import redact_text
+from flows.cells import kindly
 
 stdout = Console()
 _UNSEEN = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -90,13 +91,15 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 def print_table(rows: Sequence[dict[str, Any]], title: str = "", columns: Sequence[str] = ()) -> None:
     """Rows as a table; every value is shown as text, never as markup."""
-    names = list(columns) or (list(rows[0]) if rows else [])
+    if not rows:
+        return typer.echo(f"{title}: none" if title else "no rows")
+    names = list(columns) or list(rows[0])
     table = Table(title=title or None, title_justify="left", header_style="bold", show_lines=False)
     for name in names:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(shown(row.get(name))) for name in names))
-    (stdout if sys.stdout.isatty() else Console(width=200)).print(table)
+        table.add_row(*(Text(shown(kindly(row.get(name)))) for name in names))
+    return (stdout if sys.stdout.isatty() else Console(width=200)).print(table)
 
 
 def print_csv(rows: Iterable[dict[str, Any]], columns: Sequence[str], is_spreadsheet: bool = False) -> None:
@@ -122,11 +125,8 @@ def message(error: BaseException) -> str:
     return shown(redact_text(str(error)))
 
 
-def shown(value: Any) -> str:
-    """A value for a person; control characters (a caption may hold terminal codes) are made visible."""
-    if value is None:
-        return ""
-    text = f"{value:,.4f}" if isinstance(value, float) else str(value)
+def shown(text: str) -> str:
+    """A text for a person; control characters (a caption may hold terminal codes) are made visible."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clipcap.errors import DataError, ModelError
+from clipcap.errors import ConfigError, DataError, ModelError
 
 DataDir = Annotated[
     str | None,
@@ -19,6 +19,21 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VAL
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Land only the first N rows of the source.")]
 
 state = {"debug": False}
+
+
+def only_one(why: str, **given: object) -> None:
+    """Refuses options that say different things.
+
+    Args:
+        why: what they have in common: "are forms of one result".
+        given: options by their names (``as_of`` is --as-of), with what they were given.
+
+    Raises:
+        ConfigError: more than one of them was given.
+    """
+    found = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(found) > 1:
+        raise ConfigError(f"{' and '.join(found)} {why}: give one of them")
 
 
 def open_lake(data_dir: str | None, must_exist: bool = True) -> Any:

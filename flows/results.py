@@ -13,6 +13,7 @@ import typer
 from clipcap.config import CaptionConfig, Config, parse_section
 from clipcap.errors import ModelError
 from flows import console
+from flows.cells import score
 
 if TYPE_CHECKING:
     from clipcap.embedding.encoder import Encoder
@@ -70,8 +71,9 @@ def print_run(lake: Lake, outcome: dict[str, Any]) -> None:
     if metrics:
         rows = [
             {
-                "metric": name, "value": value, **dict(zip(("low", "high"), intervals.get(name, ()), strict=False)),
-                "embeddings exchanged": metrics.get(f"{name}_shuffled"),
+                "metric": name, "value": score(name, value),
+                **dict(zip(("low", "high"), intervals.get(name, ()), strict=False)),
+                "embeddings exchanged": score(name, metrics.get(f"{name}_shuffled")),
             }
             for name, value in metrics.items()
             if not name.endswith("_shuffled")

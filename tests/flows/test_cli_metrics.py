@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,15 @@ def test_evaluate_prints_one_flat_object_and_the_intervals(clipcap: Cli, written
     written("cands.json", [{"image_id": 7, "caption": "x"}])
     code, _, err = clipcap("evaluate", *arguments)
     assert code == 1 and "7" in err
+
+
+def test_counts_are_whole_numbers_in_tables(clipcap: Cli, written: Any) -> None:
+    references, candidates = written("refs.json", REFERENCES), written("cands.json", CANDIDATES)
+    files = ("--references", references, "--candidates", candidates)
+    out = clipcap("evaluate", *files, "--metric", "vocabulary", "--metric", "cider")[1]
+    [vocabulary] = [line for line in out.splitlines() if "vocabulary" in line]
+    assert [cell.strip() for cell in vocabulary.split("│")][2] == "7", "a red ball two dogs play dog"
+    assert re.search(r"cider +│ \d\.\d{4} ", out)
 
 
 def test_intervals_follow_from_the_seed_the_confidence_and_the_resamples(clipcap: Cli, written: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def test_a_model_is_shown_with_its_scores_decisions_and_promotions(lake: Path, c
     _, out, _ = clipcap("models", "show", NEW, "--data-dir", lake)
     for text in ("Scores", "cider", "0.7500", "cider did not rise", "all the same"):
         assert text in out
+    times = re.findall(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\S*)", out)
+    assert times and not any(times), "to the second"
 
 
 def test_freezing_a_set_once(lake: Path, clipcap: Cli) -> None:

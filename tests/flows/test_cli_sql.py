@@ -46,6 +46,16 @@ def test_a_file_that_is_not_there_or_with_a_statement_beside_it(lake: Path, clip
     assert clipcap("sql", "select 1", "--file", tmp_path / "gone.sql", "--data-dir", lake)[0] == 2
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--csv", "--json"), ("--spreadsheet", "--json"), ("--list", "--file", "q.sql"), ("--list", "--as-of", "run")],
+)
+def test_options_that_contradict_each_other_are_refused(clipcap: Cli, options: tuple[str, ...]) -> None:
+    code, out, err = clipcap("sql", *options)
+    named = [option for option in options if option.startswith("--")]
+    assert (code, out) == (2, "") and all(name in err for name in named) and err.count("\n") == 1
+
+
 def test_the_list_as_json_has_columns_and_parameters(lake: Path, clipcap: Cli) -> None:
     listed = json.loads(clipcap("sql", "--list", "--json", "--data-dir", lake)[1])
     views = {row["view"]: row for row in listed if row["view"]}
@@ -86,6 +96,17 @@ def test_no_rows_are_an_empty_array_and_a_header(lake: Path, clipcap: Cli) -> No
     statement = "select caption, run_id from captions where false"
     assert json.loads(clipcap("sql", statement, "--data-dir", lake, "--json")[1]) == []
     assert clipcap("sql", statement, "--data-dir", lake, "--csv")[1] == "caption,run_id\n"
+    assert clipcap("sql", statement, "--data-dir", lake)[:2] == (0, "no rows\n")
+
+
+def test_long_texts_are_cut_in_a_table_alone_and_the_reader_is_told(lake: Path, clipcap: Cli) -> None:
+    statement = "select repeat('word ', 100) || 'end' as config, ['a cat', repeat('x', 300)] as captions"
+    code, out, err = clipcap("sql", statement, "--data-dir", lake)
+    assert code == 0 and "…" in out and "end" not in out and "a cat" in out and "--full" in err
+    for form in ("--full", "--csv", "--json"):
+        code, out, err = clipcap("sql", statement, form, "--data-dir", lake)
+        assert code == 0 and "end" in out and "cut" not in err
+    assert "cut" not in clipcap("sql", "select repeat('x', 200) as text", "--data-dir", lake)[2]
 
 
 def test_a_table_ends_somewhere_and_says_so(lake: Path, clipcap: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,6 +166,7 @@ def test_a_check_that_fires_shows_its_rows_and_fails(tiny, clipcap: Cli) -> None
 def test_search_takes_one_question(lake: Path, clipcap: Cli, tmp_path: Path) -> None:
     assert clipcap("search", "--data-dir", lake)[0] == 2
     assert clipcap("search", "a dog", "--image", tmp_path / "x.png", "--data-dir", lake)[0] == 2
+    assert "--csv and --json" in clipcap("search", "a dog", "--csv", "--json", "--data-dir", lake)[2]
 
 
 def test_search_by_text_and_by_picture(small_run, clipcap: Cli, tmp_path: Path) -> None:
