@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from PIL import Image
 
 from clipcap.embedding.decode_worker import limit_memory
 from clipcap.films.shots import GRID
+from clipcap.images import open_image
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,ogg,flv,asf,nut"
+KINDS = "MP4, MOV, MKV, WebM, AVI, MPEG, TS, Ogg, FLV or WMV"
 MAX_FRAMES = 2_000_000
 """Some 22 hours of 25 frames in a second."""
 MAX_PIXELS = 2**26
@@ -31,6 +34,7 @@ _WIDTH, _HEIGHT = 128, 72  # what every frame is judged by
 _NEAR_S = 3.0  # a frame this far ahead is reached by decoding, one farther by a jump to the key frame before it
 _EXACT_S = 0.0006  # times are written in milliseconds
 _SAID_EVERY = 100  # frames
+_HEAD = 2**20  # bytes, in which an image says its kind
 
 
 def main() -> None:
@@ -115,7 +119,10 @@ def grab(stream: Any, folder: Path, times: list[float]) -> dict[str, Any]:
 
 def _open(stream: Any) -> Any:
     options = {"format_whitelist": CONTAINERS, "enable_drefs": "0"}
-    container = av.open(stream, options=options, metadata_errors="replace")
+    try:
+        container = av.open(stream, options=options, metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        raise _Unusable(_no_film(stream, error)) from None
     if not container.streams.video:
         raise _Unusable("it has no pictures (no video stream)")
     video = container.streams.video[0]
@@ -125,6 +132,15 @@ def _open(stream: Any) -> Any:
         raise _Unusable(f"frames of {video.codec_context.width} x {video.codec_context.height} pixels")
     video.thread_type = "AUTO"
     return container
+
+
+def _no_film(stream: Any, error: BaseException) -> str:
+    """Why a file is of no container that is read: FFmpeg says no more than "Invalid argument"."""
+    with suppress(Exception):
+        stream.seek(0)
+        with open_image(stream.read(_HEAD)) as image:
+            return f"it is an image ({image.format}), not a film; `clipcap caption` captions images"
+    return f"it cannot be read as a film ({_words(error)}); expected {KINDS}"
 
 
 class _Frames:

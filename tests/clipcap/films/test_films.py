@@ -157,12 +157,14 @@ def test_broken_films_cost_their_rows_and_no_others(tmp_path: Path):
         "list": b"#EXTM3U\n#EXTINF:3,\ngood.mp4\n#EXT-X-ENDLIST\n",
     }.items():  # fmt: skip
         (tmp_path / f"{name}.mp4").write_bytes(data)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "picture.mp4", "WEBP")
     rows = read_source(parse_config({"dataset": {"source": str(tmp_path)}}, "test"))
     assert [row.url.partition("#")[0] for row in rows if not problem_of(row)] == [good.as_uri()]
     lost = {Path(row.url).stem: problem_of(row) for row in rows if problem_of(row)}
-    assert sorted(lost) == ["cut", "empty", "list", "sound", "text"]
+    assert sorted(lost) == ["cut", "empty", "list", "picture", "sound", "text"]
+    assert "it is an image (WEBP), not a film; `clipcap caption` captions" in lost.pop("picture")
     assert "no pictures" in lost.pop("sound")
-    assert all("cannot be read" in reason for reason in lost.values()), lost
+    assert all("cannot be read" in reason and "expected MP4" in reason for reason in lost.values()), lost
 
 
 def test_a_film_that_ends_early_keeps_what_there_is(tmp_path: Path):
