@@ -146,6 +146,7 @@ def _say(rows: list[Row], changed: dict[str, int], as_json: bool, tables: list[P
     nothing = "every image has a text" if tables else "the table has no row that is approved; nothing was done"
     typer.echo(", ".join(f"{count:,} {status}" for status, count in counts.items()) or nothing)
     if changed:
-        typer.echo(f"{sum(changed.values()):,} texts filled in, in {len(changed):,} pages")
+        texts, pages = sum(changed.values()), len(changed)
+        typer.echo(f"{console.counted(texts, 'text')} filled in, in {console.counted(pages, 'page')}")
     for table in tables or []:
         typer.echo(str(table))

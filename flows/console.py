@@ -130,6 +130,11 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 page", "1,200 pages"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def human_bytes(count: float | None) -> str:
     if count is None:
         return "?"

@@ -16,6 +16,7 @@ from clipcap.storage.commit import commit_bytes
 COLUMNS = ("page", "line", "number", "image", "status", "alt", "confidence", "reason", "approved")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 YES = ("yes", "y", "true", "1", "x")
+NO = ("", "no", "n", "false", "0")
 
 
 def write_tables(rows: Sequence[Row], folder: Path, model_id: str) -> list[Path]:
@@ -41,7 +42,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def read_csv(file: Path) -> list[Row]:
-    """The rows of a reviewed table that a person approved.
+    """The rows of a reviewed table that a person approved; one in which that cannot be read is "failed".
 
     Raises:
         SourceError: it cannot be read, or is not such a table.
@@ -51,16 +52,26 @@ def read_csv(file: Path) -> list[Row]:
         missing = {"page", "number", "image", "alt", "approved"} - set(reader.fieldnames or ())
         if missing:
             raise SourceError(f"{file} is not a table of clipcap alt-text: no column {', '.join(sorted(missing))}")
-        return [
-            Row(
-                _armed(record["page"]), int(record.get("line") or 0), int(record["number"]), _armed(record["image"]),
-                "fill", _armed(record["alt"]).strip(), approved="yes",
-            )
-            for record in reader
-            if (record["approved"] or "").strip().lower() in YES
-        ]  # fmt: skip
+        rows = [_reviewed(record, number) for number, record in enumerate(reader, 2)]  # as a spreadsheet counts
+        return [row for row in rows if row.status != "leave"]
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         raise SourceError(f"{file} cannot be read: {error}") from None
+
+
+def _reviewed(record: dict[str, str], number: int) -> Row:
+    answer = (record["approved"] or "").strip()
+    row = Row(
+        _armed(record["page"]), 0, -1, _armed(record["image"]), "leave", _armed(record["alt"]).strip(), approved=answer
+    )
+    if answer.lower() in NO:
+        return row
+    problem = "" if answer.lower() in YES else f"approved is {answer!r}; expected yes or no"
+    try:
+        row.line, row.number = int(record.get("line") or 0), int(record["number"])
+    except (TypeError, ValueError):
+        problem = f"line is {record.get('line')!r} and number {record['number']!r}; expected what clipcap wrote there"
+    row.status, row.reason = ("failed", f"row {number} of the table: {problem}") if problem else ("fill", "")
+    return row
 
 
 def _facts(row: Row) -> dict[str, object]:

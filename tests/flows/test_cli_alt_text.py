@@ -83,6 +83,10 @@ def test_a_copy_and_a_reviewed_table(clipcap, small_run, site: Path, tmp_path: P
     assert b"data-alt-by" not in (tmp_path / "copy" / "index.html").read_bytes()
     assert (site / "index.html").read_bytes() == PAGE
     assert (tmp_path / "copy" / "img" / "0.png").read_bytes() == (site / "img" / "0.png").read_bytes()
+    table.write_text(table.read_text(encoding="utf-8").replace(",yes", ",maybe", 1), encoding="utf-8")
+    code, out, _ = clipcap("alt-text", site, "--apply", table, "--out", tmp_path / "again")
+    assert code == 0 and "1 text filled in, in 1 page\n" in out, "an answer that is none costs its own row"
+    assert "row 2 of the table: approved is 'maybe'; expected yes or no" in re.sub("[│\\s]+", " ", out)
 
 
 def test_wrong_use(clipcap, site: Path, tmp_path: Path):

@@ -231,6 +231,11 @@ def test_a_reviewed_table_comes_back_and_no_spreadsheet_runs_it(tmp_path: Path):
     (tmp_path / "t.csv").write_text("\ufeff" + text)  # as spreadsheets store it
     back = read_csv(tmp_path / "t.csv")
     assert [(row.page, row.alt) for row in back] == [("=cmd().html", "=1+1"), ("c.html", "-dash"), ("d.html", "")]
+    (tmp_path / "t.csv").write_text(text.replace(",yes", ",Maybe").replace(",2,c.png", ",two,c.png"))
+    back = {row.page: (row.status, row.reason) for row in read_csv(tmp_path / "t.csv")}
+    assert back.pop("=cmd().html") == ("fill", "")
+    assert back["d.html"] == ("failed", "row 5 of the table: approved is 'Maybe'; expected yes or no")
+    assert "row 4 of the table" in back["c.html"][1] and "number 'two'" in back["c.html"][1]
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(SourceError, match="no column"):
         read_csv(tmp_path / "other.csv")
