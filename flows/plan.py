@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from typing import Any
 
 from clipcap.dataset.land import Landing, read_landing
@@ -39,12 +40,17 @@ def make_plan(context: RunContext, limit: int | None = None) -> dict[str, Any]:
 
 def _warnings(landing: Landing) -> list[str]:
     """What the run would meet only after hours: it is known from the source."""
-    if any(row["split"] in TRAIN_SPLITS and row["captions"] for row in landing.rows):
+    if _captioned(landing, TRAIN_SPLITS):
         return []
     return [
         "nothing to train on: no row of split train has a caption; give the rows captions and splits, or set "
         'dataset.default_split = "train"'
     ]
+
+
+def _captioned(landing: Landing, splits: Collection[str]) -> int:
+    """Rows of these splits that have captions: what is learned from, or scored."""
+    return sum(1 for row in landing.rows if row["split"] in splits and row["captions"])
 
 
 def plan_stages(context: RunContext, landing: Landing) -> list[StagePlan]:
@@ -67,11 +73,14 @@ def plan_stages(context: RunContext, landing: Landing) -> list[StagePlan]:
     if config.near_duplicates:
         add_stage(context, stages, "duplicates", embeds and [duplicates_job(context, embeds)], 1, usable)
     pairs = [Shard(d, e) for d, e in zip(downloads or [], embeds or [], strict=True)] if embeds else []
-    models = add_stage(context, stages, "train", [train_job(context, pairs)] if pairs else None, 1, usable)
+    taught = _captioned(landing, TRAIN_SPLITS)
+    train = [replace(train_job(context, pairs), rows=taught)] if pairs else None
+    models = add_stage(context, stages, "train", train, 1, taught)
     captions = add_stage(context, stages, "caption", models and caption_jobs(context, pairs, models[0]), shards, usable)
-    last = [evaluate_job(context, models[0], captions, pairs)] if models and captions else None
-    scores = add_stage(context, stages, "evaluate", last, 1, usable)
-    _add_comparison(context, stages, models[0].meta["model_id"] if models else "", scores, usable)
+    scored = _captioned(landing, [context.config.evaluate.split])
+    last = [replace(evaluate_job(context, models[0], captions, pairs), rows=scored)] if models and captions else None
+    scores = add_stage(context, stages, "evaluate", last, 1, scored)
+    _add_comparison(context, stages, models[0].meta["model_id"] if models else "", scores, scored)
     return stages
 
 

@@ -245,6 +245,18 @@ def test_a_plan_of_a_new_lake_does_all_and_makes_nothing(small_run: Any, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_a_plan_counts_what_is_learned_from_and_what_is_scored(small_run: Any, tmp_path: Path) -> None:
+    """As nothing stands yet, and as they stand for another training."""
+    config = load_config("sample", [*small_run.overrides, "train.epochs=2"])
+    landed = query(small_run.lake, "select split, count(*) as images from images group by all").to_pylist()
+    images = {row["split"]: row["images"] for row in landed}
+    for root in (tmp_path / "new", small_run.lake.root):
+        stages = make_plan(RunContext.of(config, "pipeline", str(root)))["stages"]
+        rows = {stage["stage"]: stage["rows_to_do"] for stage in stages}
+        assert rows["evaluate"] == images["test"] == small_run.scenes // 10
+        assert images["train"] <= rows["train"] <= images["train"] + PLANTED < rows["caption"]
+
+
 @pytest.mark.parametrize(
     ("setting", "first_to_do"),
     [("report.images=1", 6), ("evaluate.split=val", 5), ("caption.beam_size=1", 4), ("train.epochs=2", 3)],
