@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcap.errors import ConfigError, SourceError
+from clipcap.pace import Pace
 from flows import console
 from flows.options import AsJson, DataDir, Debug, model_folder, state
 
@@ -123,11 +123,10 @@ def _fill(site: Path, rows: list[Row], out: Path | None, report: Path, is_marked
 
 
 def _lines() -> Any:
-    last = [time.monotonic()]
+    pace = Pace()
 
     def on_progress(done: int, of: int) -> None:
-        if time.monotonic() - last[0] > 10 or done == of:
-            last[0] = time.monotonic()
+        if pace.is_due(at_once=done == of):
             log.info("alt-text  %d of %d pictures captioned", done, of)
 
     return on_progress

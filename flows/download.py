@@ -12,7 +12,8 @@ from clipcap.dataset.download import download_key
 from clipcap.dataset.land import Landing, plan_shards
 from clipcap.errors import ConfigError
 from clipcap.storage.records import Entry
-from flows.stages import Job, RunContext, run_jobs
+from flows.console import counted
+from flows.stages import Job, RunContext, run_jobs, say
 
 
 def land_job(context: RunContext, landing: Landing) -> Job:
@@ -63,8 +64,10 @@ def download(context: RunContext, batch: Entry) -> list[Entry]:
     """Downloads a batch. A batch whose shards all stand starts no server."""
     host_map: dict[str, str] = {}
     jobs = download_jobs(context, batch, host_map)
-    is_done = all(context.index.find(job.id, job.key) for job in jobs)
-    with nullcontext({}) if is_done else local_server(context.config) as found:
+    missing = [job for job in jobs if not context.index.find(job.id, job.key)]
+    if missing:
+        say("download", f"{sum(job.rows for job in missing):,} rows to do, in {counted(len(missing), 'shard')} …")
+    with local_server(context.config) if missing else nullcontext({}) as found:
         host_map.update(found)
         return run_jobs(context, "download", jobs, context.config.download.parallel_shards)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING
+
+from clipcap.pace import EVERY_S, Pace
 
 if TYPE_CHECKING:
     from clipcap.embedding.rates import Rates
+    from clipcap.storage.lake import Lake
     from clipcap.training.progress import Progress
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
@@ -35,13 +38,12 @@ def describe(line: Progress) -> str:
 
 
 def _lines() -> Callable[[Progress], None]:
-    log, last = logging.getLogger("clipcap.train"), [0.0]
+    log, pace = logging.getLogger("clipcap.train"), Pace()
 
     def on_step(line: Progress) -> None:
         is_validated = line.val_loss is not None or line.val_cider is not None
-        if not is_validated and time.monotonic() - last[0] < _SECONDS_BETWEEN_LINES:
+        if not pace.is_due(at_once=is_validated or line.step == 1):
             return
-        last[0] = time.monotonic()
         left_s = line.seconds / max(line.step, 1) * (line.steps - line.step)
         log.info(
             "train     %s, epoch %d, step %d of %d · %s · %.0f samples/s · %.0f s left",
@@ -80,13 +82,34 @@ def show_embedding(shard_id: str) -> Iterator[Callable[[Rates], None]]:
     """Yields what is called after each batch; a shard that takes long says how far it is and what limits it."""
     from clipcap.embedding.rates import describe as describe_rates
 
-    log, last = logging.getLogger("clipcap.embed"), [time.monotonic()]
+    log, pace = logging.getLogger("clipcap.embed"), Pace()
 
     def on_batch(rates: Rates) -> None:
-        if time.monotonic() - last[0] < _SECONDS_BETWEEN_LINES:
-            return
-        last[0] = time.monotonic()
-        log.info("embed     shard %s: %s of %s images · %s", shard_id, f"{rates.done:,}", f"{rates.images:,}",
-                 describe_rates(rates.facts()))  # fmt: skip
+        if pace.is_due():
+            log.info("embed     shard %s: %s of %s images · %s", shard_id, f"{rates.done:,}", f"{rates.images:,}",
+                     describe_rates(rates.facts()))  # fmt: skip
 
     yield on_batch
+
+
+@contextmanager
+def show_download(lake: Lake, shard_id: str, rows: int, every_s: float = EVERY_S) -> Iterator[None]:
+    """A shard that takes long says what has arrived; img2dataset itself says nothing before its end."""
+    log, began, is_over = logging.getLogger("clipcap.download"), time.monotonic(), threading.Event()
+
+    def say() -> None:
+        while not is_over.wait(every_s):
+            arrived = 0
+            with suppress(OSError):  # a folder that goes while it is looked at
+                arrived = sum(tar.stat().st_size for tar in lake.scratch.glob(f"download-{shard_id}-*/**/*.tar"))
+            log.info("download  shard %s: %s rows, %.1f MiB arrived in %.0f s", shard_id, f"{rows:,}", arrived / 2**20,
+                     time.monotonic() - began)  # fmt: skip
+
+    # In this context, or Prefect would not know whose lines they are.
+    thread = threading.Thread(target=copy_context().run, args=(say,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()

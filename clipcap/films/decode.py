@@ -25,6 +25,7 @@ from clipcap.config import FilmConfig
 from clipcap.errors import ConfigError, SourceError
 from clipcap.films.address import Span
 from clipcap.films.shots import Signal, choose_frames
+from clipcap.pace import Pace
 
 SCAN_VERSION = 1
 """Raised where another choice of frames is made of the same film: what was remembered is forgotten."""
@@ -155,16 +156,14 @@ def _read(stream: Any, lines: queue.SimpleQueue[bytes]) -> None:
     lines.put(b"")
 
 
-def progress_lines(name: str, every_s: float = 10.0) -> OnProgress:
+def progress_lines(name: str) -> OnProgress:
     """Log lines while a film is looked at."""
-    began, last = time.monotonic(), [time.monotonic()]
+    began, pace = time.monotonic(), Pace()
 
     def on_progress(seconds: float, of: float) -> None:
-        now = time.monotonic()
-        if now - last[0] >= every_s:
-            last[0] = now
+        if pace.is_due():
             share = f", {100 * min(seconds / of, 1):.0f} %" if of else ""
-            rate = seconds / (now - began)
+            rate = seconds / (time.monotonic() - began)
             log.info("film      %s: %.0f s looked at%s · %.0f x real time", name, seconds, share, rate)
 
     return on_progress
