@@ -11,12 +11,14 @@ from clipcap.config import load_config
 from clipcap.errors import DataError
 from clipcap.storage.lake import Lake, resolve_data_dir
 from clipcap.storage.manifest import read_current
-from clipcap.storage.records import Decision, Generation
+from clipcap.storage.records import Decision
 from flows.names import run_name
 from flows.notify import configure, tell
 from flows.run_artifacts import show_run
 from flows.stages import RunContext, say
 from tasks.publish import publish_run, report_run
+
+_WITHOUT_REPORT = ("import-embeddings",)
 
 
 def publish(context: RunContext, decision: Decision | None = None) -> str:
@@ -46,12 +48,17 @@ def publish(context: RunContext, decision: Decision | None = None) -> str:
     return path
 
 
-def newest_report(lake: Lake, generation: Generation) -> str:
-    """Of the newest run of a generation that has one; "" where none has."""
-    for run in reversed(generation.runs):
-        if lake.exists(report := lake.report(run.run_id)):
-            return str(lake.at_hand(report))
-    return ""
+def newest_report(context: RunContext) -> str:
+    """Of the newest run of the lake; rendered now where that run was killed between publishing and its report."""
+    runs = [run for run in context.index.generation.runs if run.flow not in _WITHOUT_REPORT]
+    if not runs:
+        return ""
+    report = context.lake.report(runs[-1].run_id)
+    if context.lake.exists(report):
+        return str(context.lake.at_hand(report))
+    path = report_run(context.lake.address, runs[-1].run_id, context.config.report)
+    say("report", f"{path}, which an earlier run was killed before")
+    return path
 
 
 @flow(name="publish", flow_run_name=run_name("report", "run_id"), on_failure=[tell], on_crashed=[tell])

@@ -16,6 +16,7 @@ from flows.estimate import StagePlan, add_stage, require_room
 from flows.freeze import evaluation_set
 from flows.names import run_name
 from flows.notify import configure, tell
+from flows.publish import newest_report
 from flows.retrain_plan import adopted_elsewhere, plan_retraining
 from flows.stages import RunContext, say
 
@@ -87,7 +88,7 @@ def _once(settings: Config, data_dir: str | None, force: bool = False) -> dict[s
     }
     if not due.is_due and not force:
         say("retrain", outcome["reason"])
-        return outcome
+        return outcome | {"report": newest_report(context)}
     frozen, problem = evaluation_set(context, shards)
     if production and frozen is None:
         say("retrain", f"not trained, because nothing could be judged: {problem}")
@@ -101,7 +102,8 @@ def _once(settings: Config, data_dir: str | None, force: bool = False) -> dict[s
     require_room(context, stages, force)
     decision, report = candidate.run()
     if decision is None:
-        return outcome | {"model_id": candidate.model_id, "reason": "another run promoted the same model meanwhile"}
+        known = {"model_id": candidate.model_id, "reason": "another run promoted the same model meanwhile"}
+        return outcome | known | {"report": newest_report(context)}
     return outcome | {
         "production_model_id": decision.production_model_id,
         "model_id": candidate.model_id,

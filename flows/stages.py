@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clipcap.config import Config
 from clipcap.redaction import RedactingFilter
 from clipcap.storage.lake import Lake, new_run_id, resolve_data_dir
-from clipcap.storage.manifest import EntryIndex
+from clipcap.storage.manifest import EntryIndex, roll_forward
 from clipcap.storage.records import Entry
 from flows.engine import CLUSTERED, device_slot, submit_locally, submit_to
 from flows.notify import configure
@@ -66,6 +66,7 @@ class RunContext:
     """Seconds and bytes for each row by stage, as this lake has measured them; null where it has not."""
 
     def __post_init__(self) -> None:
+        roll_forward(self.lake)
         self.index = EntryIndex(self.lake)
 
     @classmethod

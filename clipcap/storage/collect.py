@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clipcap.errors import DataError
 from clipcap.storage.commit import commit_bytes
-from clipcap.storage.entries import read_pending
+from clipcap.storage.entries import pending_file, read_pending
 from clipcap.storage.lake import Lake
 from clipcap.storage.lock import remove_abandoned
 from clipcap.storage.manifest import parse_generation, read_current, read_generation
@@ -113,6 +113,9 @@ def collect(
         for item in temporary:
             _delete_tree(lake.root / item.path)
         remove_abandoned(lake)
+        current = read_current(lake).entries  # holds what a run published that was killed before it forgot it
+        published = [entry for entry in read_pending(lake) if current.get(entry.id) == entry]
+        lake.delete_all(pending_file(lake, entry.id, entry.key) for entry in published)
         lake.delete_all(_manifests_set_aside(lake))
     return Collected(dry_run, sorted(kept), [*generations, *files, *temporary])
 
@@ -185,8 +188,8 @@ def _temporary(lake: Lake, before: datetime, now: datetime) -> Iterator[Removed]
     kept = ("training", "locks")
     tops = [path for path in (*lake.scratch.glob("*"), *lake.scratch.glob("training/*")) if path.name not in kept]
     tops += [path for path in lake.root.glob(".*") if _ASIDE.fullmatch(path.name)]
-    for folder in (*MADE_BY_STAGES, "manifests", "models", "reports"):
-        tops += [path for path in (lake.root / folder).rglob(".*") if _ASIDE.fullmatch(path.name)]
+    for folder in lake.root.glob("[!.]*"):
+        tops += [path for path in folder.rglob(".*") if _ASIDE.fullmatch(path.name)]
     for top in sorted(tops):
         try:
             stats = [(path.stat(), path.is_file()) for path in (top, *top.rglob("*"))]

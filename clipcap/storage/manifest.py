@@ -28,15 +28,33 @@ def read_current(lake: Lake) -> Generation:
     Raises:
         DataError: CURRENT or the manifest cannot be read.
     """
+    number = _current_number(lake)
+    return read_generation(lake, number) if number else Generation()
+
+
+def roll_forward(lake: Lake) -> None:
+    """Lets CURRENT name the newest generation: a run may have been killed after its manifest and before CURRENT.
+
+    Raises:
+        DataError: CURRENT or a later manifest cannot be read; CURRENT stays.
+        StorageError: the lake is on a disk that is full or read-only.
+    """
+    newest = start = _current_number(lake)
+    while lake.exists(lake.manifest(newest + 1)):
+        newest = read_generation(lake, newest + 1).number
+    if newest > start:
+        _point_current_at(lake, newest)
+
+
+def _current_number(lake: Lake) -> int:
     try:
-        number = int(lake.read_bytes(lake.current))
+        return int(lake.read_bytes(lake.current))
     except FileNotFoundError:
-        return Generation()
+        return 0
     except ValueError:
         raise DataError(
             f"{lake.current} does not hold a number: put the number of the newest file of {lake.manifests} into it"
         ) from None
-    return read_generation(lake, number)
 
 
 def parse_generation(data: bytes) -> Generation:
@@ -133,8 +151,7 @@ def find_recorded(lake: Lake, entry_id: str, key: str) -> Entry | None:
         entry = Entry.model_validate_json(lake.read_bytes(pending_file(lake, entry_id, key)))
     except (OSError, ValidationError):
         before = _looked_at.get(str(lake.root))
-        number = int(lake.read_bytes(lake.current)) if lake.exists(lake.current) else 0
-        if before is None or before.number != number:
+        if before is None or before.number != _current_number(lake):
             _looked_at[str(lake.root)] = before = read_current(lake)
         entry = before.entries.get(entry_id)
     return entry if entry is not None and entry.key == key and stands(lake, entry) else None
@@ -162,21 +179,13 @@ def commit_generation(
         StaleDecision: another model is in production than the one that ``decision`` compared with.
     """
     entries = list(entries)
-
-    def merge(base: Generation) -> dict[str, Entry]:
-        kept = {id: entry for id, entry in base.entries.items() if id not in drop}
-        return kept | {entry.id: entry for entry in entries}
-
     while True:
+        roll_forward(lake)
         base = read_current(lake)
-        merged = merge(base)
+        kept = {id: entry for id, entry in base.entries.items() if id not in drop}
+        merged = kept | {entry.id: entry for entry in entries}
         if merged == base.entries and run is None and promotion is None and decision is None:
             return base
-        number = base.number + 1
-        while lake.exists(lake.manifest(number)):  # its run was killed before it moved CURRENT, or is about to
-            base = read_generation(lake, number)
-            merged = merge(base)
-            number += 1
         if decision is not None and decision.production_model_id != base.production_model_id:
             raise StaleDecision(
                 f"{decision.candidate_model_id} was compared with {decision.production_model_id or 'no model'}, and by "
@@ -186,7 +195,7 @@ def commit_generation(
         if promoted is not None:
             promoted = promoted.model_copy(update={"previous_model_id": base.production_model_id})
         new = Generation(
-            number=number,
+            number=base.number + 1,
             created_at=datetime.now(UTC),
             entries=merged,
             runs=base.runs + ([run] if run else []),
@@ -194,9 +203,9 @@ def commit_generation(
             decisions=base.decisions + ([decision] if decision else []),
             migrations=base.migrations,
         )
-        if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(number), exclusive=True):
+        if commit_bytes(new.model_dump_json(indent=1).encode(), lake.manifest(new.number), exclusive=True):
             break
-    _point_current_at(lake, number)
+    _point_current_at(lake, new.number)
     lake.delete_all(pending_file(lake, entry.id, entry.key) for entry in entries)
     return new
 

@@ -300,10 +300,13 @@ def _be_a_run(order: dict[str, Any]) -> None:
         _count(told, fault)
         if fault.clock_days:
             _shift_clock(timedelta(days=fault.clock_days))
+        from flows.maintenance import cleanup
         from flows.nightly import caption_nightly
         from flows.pipeline import pipeline
+        from flows.retrain import retrain
 
-        flow = {"pipeline": pipeline, "nightly": caption_nightly}[order["flow"]]
+        flows = {"pipeline": pipeline, "nightly": caption_nightly, "retrain": retrain, "cleanup": cleanup}
+        flow = flows[order["flow"]]
         told["result"] = flow.fn(order["config"], order["overrides"], order["lake"], **order["parameters"])
         status = 0
     except BaseException as error:
@@ -362,16 +365,21 @@ def _watch(root: Path, log: Path, fault: Fault) -> None:
         return rename
 
     def unlink(path: Any, *rest: Any, **more: Any) -> None:
-        is_entry = Path(path).parent.name == "pending" and not Path(path).name.startswith(".")
-        if is_entry:
+        is_ours = is_final(Path(path).absolute(), root.absolute())
+        if is_ours:
             at("forgets", path)
         real_unlink(path, *rest, **more)
-        if is_entry:
+        if is_ours:
             at("forgot", path)
 
     commit._aside, commit.commit, catalog.commit = name, commits, commits  # type: ignore[attr-defined]
     os.replace, os.link, os.rename = renames(os.replace), renames(os.link), renames(os.rename)
     os.unlink = unlink
+
+
+def is_final(path: Path, lake: Path) -> bool:
+    """Whether a path is a final name of the lake: inside it, and nothing on the way there is hidden."""
+    return path.is_relative_to(lake) and not any(part.startswith(".") for part in path.relative_to(lake).parts)
 
 
 def _count(told: dict[str, Any], fault: Fault) -> None:
@@ -438,39 +446,51 @@ QUESTIONS = {
     "lineage": "select sample_key, image_url, caption, model_id from lineage order by all",
 }
 """All that a lake publishes, without ids of runs and times."""
+DECISIONS = {
+    "decisions": "select candidate_model_id, production_model_id, verdict, reason, evaluation_set from decisions",
+    "promotions": "select model_id, previous_model_id, reason, is_rollback, is_current from promotions",
+    "comparisons": "select * exclude (run_id, created_at) from comparisons order by all",
+    "evaluation_sets": "select * from evaluation_sets order by all",
+}
+"""What a retraining adds."""
 
 
 def published(lake: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows that answer :data:`QUESTIONS`."""
+    """The rows that answer :data:`QUESTIONS` and :data:`DECISIONS`."""
     from clipcap.storage.lake import Lake
     from clipcap.warehouse.catalog import connect, ensure_catalog
 
     ensure_catalog(Lake(lake))
     with connect(Lake(lake)) as connection:
-        return {name: connection.execute(text).fetchall() for name, text in QUESTIONS.items()}
+        return {name: connection.execute(text).fetchall() for name, text in (QUESTIONS | DECISIONS).items()}
 
 
 def unfinished(lake: Path) -> list[str]:
     """What is not at a final name: anything hidden that holds a file."""
-    hidden = [path for path in lake.rglob("*") if any(p.startswith(".") for p in path.relative_to(lake).parts)]
-    return sorted(str(path.relative_to(lake)) for path in hidden if path.is_file())
+    files = [path for path in lake.rglob("*") if path.is_file()]
+    return sorted(str(path.relative_to(lake)) for path in files if not is_final(path, lake))
+
+
+def files_at_final_names(lake: Path) -> list[str]:
+    return sorted(str(path.relative_to(lake)) for path in lake.rglob("*") if path.is_file() and is_final(path, lake))
 
 
 def check_whole(lake: Path) -> None:
-    """Every file at its final name can be read to its end."""
+    """Every file at its final name can be read to its end; a manifest that can be read names files that are there."""
     import duckdb
     import pyarrow.parquet as pq
 
-    for file in sorted(lake.rglob("*")):
-        if not file.is_file() or any(part.startswith(".") for part in file.relative_to(lake).parts):
-            continue
+    for file in (lake / name for name in files_at_final_names(lake)):
         if file.suffix == ".parquet":
             assert pq.read_table(file).num_rows >= 0, file
         elif file.suffix == ".tar":
             with tarfile.open(file) as archive:
                 assert all(len(archive.extractfile(member).read()) == member.size for member in archive), file  # type: ignore[union-attr]
         elif file.suffix == ".json":
-            json.loads(file.read_bytes())
+            facts = json.loads(file.read_bytes())
+            if file.parent == lake / "manifests":
+                named = [named["path"] for entry in facts["entries"].values() for named in entry["files"]]
+                assert [path for path in named if not (lake / path).is_file()] == [], file
         elif file.name == "CURRENT":
             assert (lake / "manifests" / f"{int(file.read_bytes())}.json").is_file()
         elif file.name == "catalog.duckdb":

@@ -10,6 +10,7 @@ import io
 import json
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from clipcap.config import parse_config
 from clipcap.dataset.land import land, read_landing
+from clipcap.embedding import embed
 from clipcap.errors import DataError, NightFailed, NoRoomError
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import commit_generation, read_current
@@ -180,10 +182,22 @@ def test_what_cannot_fit_is_not_begun_unless_it_is_forced(small_run: Any, copied
     assert caption_nightly("sample", small, str(copied.root))["new"] == 0, "nothing to write fits always"
 
 
-def test_a_shard_that_takes_too_long_is_given_up(small_run: Any, copied: Lake, tmp_path: Path) -> None:
+def test_a_shard_that_takes_too_long_is_given_up(
+    small_run: Any, copied: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch_id = land_source(copied, packed(tmp_path / "beach.tar", 3, 3))
+
+    at_once = embed.embed_shard
+
+    def slowly(*given: Any) -> Any:
+        for _ in range(100):
+            time.sleep(0.02)
+        return at_once(*given)
+
+    monkeypatch.setattr(embed, "embed_shard", slowly)
     with pytest.raises(NightFailed, match="1 failed") as end:
-        caption_nightly("sample", [*small_run.overrides, "limits.shard_hours=1e-7"], str(copied.root))
+        caption_nightly("sample", [*small_run.overrides, "limits.shard_hours=1e-4"], str(copied.root))
+    monkeypatch.undo()
     [failure] = end.value.summary["failed"]
     assert failure["what"] == batch_id and "TaskRunTimeoutError" in failure["reason"]
     assert caption_nightly("sample", small_run.overrides, str(copied.root))["captions"] == 3
