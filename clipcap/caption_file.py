@@ -41,6 +41,8 @@ class CaptionFile:
         self.path, self.model, self.made_by = path, model, made_by
         self.kept = 0
         """Captioned images that the file had when it was opened."""
+        self.passed = 0
+        """Images that ``missing`` has passed over so far, since they have their row."""
         self._seen: set[bytes] = set()
         self._begun: dict[str, tuple[int | None, int | None]] = {}
         try:
@@ -63,6 +65,8 @@ class CaptionFile:
                 self._seen.add(key)
                 self._begun[image] = state  # of before it is read: one that changes meanwhile is captioned again
                 yield image
+            else:
+                self.passed += 1
 
     def append(self, rows: Iterable[CaptionedImage]) -> None:
         """Writes rows; what was written before a kill stays."""

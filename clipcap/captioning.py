@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -55,26 +56,56 @@ def expand(inputs: Iterable[str]) -> Iterator[str]:
     A folder that holds no image, or cannot be read, stays too: it becomes a row with its reason.
     """
     for text in inputs:
-        found = _images_in(text) if "://" not in text and os.path.isdir(text) else iter(())
+        found = _images_in(text) if _is_folder(text) else iter(())
         first = next(found, text)
         yield first
         yield from found
 
 
+def survey(inputs: Iterable[str]) -> tuple[int, Counter[str]]:
+    """Looks at names alone, before anything is read.
+
+    Returns:
+        how many rows ``inputs`` will be, and how many files of folders are left out, by their endings in lower case.
+    """
+    rows, left_out = 0, Counter[str]()
+    for text in inputs:
+        files = _files_in(text) if _is_folder(text) else iter(((text, True),))
+        images = 0
+        for path, is_image in files:
+            if is_image:
+                images += 1
+            else:
+                left_out[os.path.splitext(path)[1].lower()] += 1
+        rows += max(images, 1)  # a folder without images is a row too
+    return rows, left_out
+
+
+def _is_folder(text: str) -> bool:
+    return "://" not in text and os.path.isdir(text)
+
+
 def _images_in(folder: str) -> Iterator[str]:
-    """Holds one folder's names at a time, so that a hundred thousand files need no list."""
+    return (path for path, is_image in _files_in(folder) if is_image)
+
+
+def _files_in(folder: str) -> Iterator[tuple[str, bool]]:
+    """Files that are not hidden, and whether their ending is an image's; a folder that cannot be read stays itself.
+
+    Holds one folder's names at a time, so that a hundred thousand files need no list.
+    """
     try:
         with os.scandir(folder) as entries:
             names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
     except OSError:
-        yield folder
+        yield folder, True
         return
     for name, is_folder in names:
         path = str(Path(folder, name))
         if is_folder:
-            yield from _images_in(path)
-        elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS and not name.startswith("."):
-            yield path
+            yield from _files_in(path)
+        elif not name.startswith("."):
+            yield path, os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
 def caption_images(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -13,15 +11,13 @@ from typing import Any
 
 import typer
 
-from clipcap.captioning import CaptionedImage, caption_images, expand
+from clipcap.captioning import CaptionedImage, caption_images, expand, survey
 from flows import console
+from flows.caption_progress import Counted
 from flows.results import decoding, load_model
-
-log = logging.getLogger("clipcap.caption")
 
 TABLE_ROWS = 50
 """More rows than these are printed as they come."""
-SAY_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +40,7 @@ def caption_now(images: list[str], folder: Path, device: str, asked: dict[str, A
     Returns:
         Whether any image has a caption.
     """
+    total = _total(images)
     captioner, encoder = load_model(folder, device)
     config = decoding(captioner.settings.decoding, {name: value for name, value in asked.items() if value is not None})
     name = captioner.settings.model_id or folder.name
@@ -52,7 +49,8 @@ def caption_now(images: list[str], folder: Path, device: str, asked: dict[str, A
         from clipcap.caption_file import CaptionFile
 
         with closing(CaptionFile(wanted.out, name, _made_by(folder, config))) as file:
-            new = _Counted(caption_images(file.missing(found), captioner, encoder, config))
+            rows = caption_images(file.missing(found), captioner, encoder, config)
+            new = Counted(rows, total, lambda: file.passed)
             file.append(new)
         facts = {"out": str(wanted.out), "captioned": new.good, "failed": new.failed, "kept": file.kept}
         if wanted.as_json:
@@ -65,13 +63,13 @@ def caption_now(images: list[str], folder: Path, device: str, asked: dict[str, A
         from clipcap.report.contact_sheet import ContactSheet
 
         sheet = ContactSheet(wanted.html, name)
-        rows = _Counted(caption_images(found, captioner, encoder, config, on_image=sheet.keep))
+        rows = Counted(caption_images(found, captioner, encoder, config, on_image=sheet.keep), total)
         sheet.write(rows)
         facts = {"html": str(wanted.html), "captioned": rows.good, "failed": rows.failed}
         text = f"{console.shown(str(wanted.html))}: {rows.good:,} captioned, {rows.failed:,} failed"
         console.print_json(facts) if wanted.as_json else typer.echo(text)
         return bool(rows.good)
-    rows = _Counted(caption_images(found, captioner, encoder, config))
+    rows = Counted(caption_images(found, captioner, encoder, config), total)
     if wanted.as_json:
         console.print_json([asdict(row) for row in rows])
     elif wanted.as_lines:
@@ -80,6 +78,19 @@ def caption_now(images: list[str], folder: Path, device: str, asked: dict[str, A
     else:
         _print(rows)
     return bool(rows.good)
+
+
+def _total(images: list[str]) -> int | None:
+    """Rows to come; None where a list is still being read. Says which files of folders are left out."""
+    total, left_out = survey(text for text in images if text != "-")
+    if left_out:
+        endings = ", ".join(f"{count:,} {ending or 'without an ending'}" for ending, count in left_out.most_common(5))
+        more = f", {len(left_out) - 5:,} other endings" if len(left_out) > 5 else ""
+        typer.echo(
+            f"left out, by their names no images: {console.shown(endings)}{more}; a file that is named itself is tried",
+            err=True,
+        )
+    return None if "-" in images else total
 
 
 def _inputs(images: list[str]) -> Iterator[str]:
@@ -130,32 +141,3 @@ def _numbered(captions: list[str]) -> str:
 def _line(row: CaptionedImage) -> str:
     text = " | ".join(row.captions) or f"(no caption: {row.reason})"
     return "\t".join(console.shown(part).replace("\n", "\\n") for part in (row.image, text))
-
-
-class _Counted:
-    """Passes rows on and shows how far they are: a bar on a terminal, a log line now and then elsewhere."""
-
-    def __init__(self, rows: Iterable[CaptionedImage]) -> None:
-        self._rows = rows
-        self.good = self.failed = 0
-
-    def __iter__(self) -> Iterator[CaptionedImage]:
-        began = said = time.monotonic()
-        status = console.stderr.status("captioning …") if console.stderr.is_terminal else None
-        if status:
-            status.start()
-        try:
-            for row in self._rows:
-                self.good += row.status == "ok"
-                self.failed += row.status != "ok"
-                yield row
-                now = time.monotonic()
-                if now - said < (0.2 if status else SAY_EVERY_S):
-                    continue
-                said = now
-                done = self.good + self.failed
-                text = f"{done:,} images, {self.failed:,} failed, {done / (now - began):,.1f}/s"
-                status.update(text) if status else log.info("%s", text)
-        finally:
-            if status:
-                status.stop()

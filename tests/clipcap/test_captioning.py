@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from clipcap import captioning
-from clipcap.captioning import CaptionedImage, caption_images, expand
+from clipcap.captioning import CaptionedImage, caption_images, expand, survey
 from clipcap.config import CaptionConfig, LanguageModelConfig
 from clipcap.embedding.decode import Preprocessing
 from clipcap.errors import EmbeddingError
@@ -212,3 +212,15 @@ def test_folders_become_their_images(tmp_path: Path):
         str(tmp_path / "e.HEIC"),
         "x.jpg", "http://host/y", str(tmp_path / "none"),
     ]  # fmt: skip
+
+
+def test_a_survey_counts_what_comes_and_what_is_left_out(images: list[str], tmp_path: Path):
+    for name in ("README", "notes.TXT", "raw.cr3", "b.txt", ".hidden.txt", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "c.txt").touch()
+    (tmp_path / "none").mkdir()
+    inputs = [str(tmp_path), str(tmp_path / "none"), str(tmp_path / "b.txt"), "http://images.test/a.txt", images[0]]
+    rows, left_out = survey(inputs)
+    assert rows == len(list(expand(inputs))) == len(images) + 4
+    assert left_out == {".txt": 3, "": 1, ".cr3": 1}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows import captions
+from flows import caption_progress, captions
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -75,6 +75,20 @@ def test_many_rows_are_lines_in_order(small_run, holiday: Path, clipcap: Cli, mo
     monkeypatch.setattr(captions, "TABLE_ROWS", 2)
     out = clipcap("caption", holiday, "--data-dir", small_run.lake.root)[1]
     assert [line.split("\t")[0] for line in out.splitlines()] == [str(holiday / f"{n}.png") for n in range(3)]
+
+
+def test_a_folder_says_how_far_it_is_and_what_it_leaves_out(small_run, holiday: Path, tmp_path: Path, clipcap: Cli,
+                                                            monkeypatch):  # fmt: skip
+    monkeypatch.setattr(caption_progress, "SAY_EVERY_S", 0.0)
+    (holiday / "README").touch()
+    command = ("caption", holiday, "--out", tmp_path / "c.jsonl", "--data-dir", small_run.lake.root)
+    err = clipcap(*command)[2]
+    assert err.count("left out") == 1 and "3 .txt, 1 without an ending" in err
+    assert "1 of 3 images, 0 failed" in err and "3 of 3 images" in err and "0 s left" in err
+    (holiday / "new.png").write_bytes((holiday / "0.png").read_bytes())
+    assert "1 of 1 images" in clipcap(*command)[2], "what was there before is no work"
+    err = clipcap("caption", "-", "--jsonl", "--data-dir", small_run.lake.root, stdin=f"{holiday}\n")[2]
+    assert "4 images, 0 failed" in err and "left" not in err, "how long a list is shows at its end"
 
 
 def test_a_contact_sheet_holds_pictures_reasons_and_no_markup(small_run, holiday: Path, tmp_path: Path, clipcap: Cli):
