@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,20 @@ def test_a_current_that_holds_no_number(tmp_path: Path):
     (tmp_path / "CURRENT").write_text("nonsense")
     found = of_lake.published(Lake(tmp_path))
     assert found.status == "broken" and "does not hold a number" in found.found
+
+
+def test_work_that_a_killed_run_left_is_named_once_it_is_old(tiny):
+    tiny.commit()
+    lake, left = tiny.lake, tiny.lake.scratch / "download-0a1b2c3d-00000-f00d"
+    left.mkdir(parents=True)
+    (left / "00000.tar").write_bytes(bytes(2**20))
+    assert of_lake.left_over(lake).status == "ok", "its run may still be going"
+    eight_days_ago = time.time() - 8 * 86_400
+    for path in (left / "00000.tar", left):
+        os.utime(path, (eight_days_ago, eight_days_ago))
+    found = of_lake.left_over(lake)
+    assert found.status == "warning" and "1 of no use, 1.0 MiB" in found.found and left.name in found.found
+    assert "clipcap maintenance" in found.mend and left.exists(), "it is named, and not removed"
 
 
 def test_a_folder_that_takes_no_file(tmp_path: Path, monkeypatch):

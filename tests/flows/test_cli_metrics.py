@@ -52,6 +52,22 @@ def test_evaluate_prints_one_flat_object_and_the_intervals(clipcap: Cli, written
     assert code == 1 and "7" in err
 
 
+def test_tab_offers_metrics(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from clipcap.metrics.evaluate_files import FILE_METRICS
+    from flows.cli import app
+
+    def offered(typed: str) -> list[str]:
+        monkeypatch.setenv("COMP_WORDS", f"clipcap evaluate --metric {typed}")
+        monkeypatch.setenv("COMP_CWORD", "3")
+        monkeypatch.setenv("_CLIPCAP_COMPLETE", "complete_bash")
+        with pytest.raises(SystemExit):
+            app(prog_name="clipcap")
+        return capsys.readouterr().out.split()
+
+    assert offered("bleu") == ["bleu_1", "bleu_2", "bleu_3", "bleu_4"]
+    assert offered("") == list(FILE_METRICS) and {"cider", "clip_score"} <= set(offered("")) and offered("x") == []
+
+
 def test_counts_are_whole_numbers_in_tables(clipcap: Cli, written: Any) -> None:
     references, candidates = written("refs.json", REFERENCES), written("cands.json", CANDIDATES)
     files = ("--references", references, "--candidates", candidates)
