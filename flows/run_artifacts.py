@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipcap.cards.markdown import escaped
 from clipcap.redaction import redact_text
 from clipcap.report import text
 from clipcap.report.summary import Summary, open_reader, read_summary
@@ -16,7 +16,6 @@ from clipcap.warehouse.checks import CheckResult
 
 log = logging.getLogger("clipcap.flows")
 _MOST_REASONS = 50
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
 
 
 def show_run(lake: Lake, run_id: str, report: str, warnings: Sequence[CheckResult] | None) -> None:
@@ -82,14 +81,14 @@ def markdown(summary: Summary) -> str:
     size, decision = summary.size, summary.decision
     counts = [f"{size[name]:,} {name.replace('_', ' ')}" for name in ("failed", "filtered", "duplicate", "opted_out")
               if size[name]]  # fmt: skip
-    lines = [f"# {_safe(summary.model_id or 'No model')}", ""]
+    lines = [f"# {escaped(summary.model_id or 'No model')}", ""]
     lines += [f"- {line}" for line in _headlines(summary)]
     lines.append(f"- {size['captioned']:,} images captioned of {size['landed']:,} rows landed")
     lines[-1] += f": {', '.join(counts)}" if counts else ""
     if decision:
-        lines.append(f"- Gate: **{_safe(decision['verdict'])}**. {_safe(decision['reason'])}")
+        lines.append(f"- Gate: **{escaped(decision['verdict'])}**. {escaped(decision['reason'])}")
     lines += [
-        f"- Warning: {_safe(check.name.replace('_', ' '))}, {len(check.rows):,} rows ({_safe(check.grain)})"
+        f"- Warning: {escaped(check.name.replace('_', ' '))}, {len(check.rows):,} rows ({escaped(check.grain)})"
         for check in summary.warnings
     ]
     if summary.metrics:
@@ -111,15 +110,15 @@ def _headlines(summary: Summary) -> list[str]:
     if row is None:
         return ["Not scored: no image had a reference"]
     interval = _interval(row, "low", "high", text.value)
-    value = f"**{_safe(row['label'])} {text.value(row['value'], row['metric'])}**"
+    value = f"**{escaped(row['label'])} {text.value(row['value'], row['metric'])}**"
     lines = [
-        f"{value} on {row['images']:,} images of split {_safe(row['split'])}"
+        f"{value} on {row['images']:,} images of split {escaped(row['split'])}"
         f"{f', {summary.confidence} interval {interval}' if interval else ''}"
     ]
     if row["difference"] is not None:
         interval = _interval(row, "difference_low", "difference_high", text.signed)
         lines.append(
-            f"{text.signed(row['difference'], row['metric'])} against production ({_safe(summary.baseline_id)})"
+            f"{text.signed(row['difference'], row['metric'])} against production ({escaped(summary.baseline_id)})"
             + (f", interval {interval}: {row['verdict']}" if interval else ", no interval")
         )
     return lines
@@ -133,13 +132,7 @@ def _interval(row: dict[str, Any], low: str, high: str, write: Callable[[float, 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header)]
-    return [f"| {' | '.join(line)} |" for line in [*lines, *([_safe(cell) for cell in row] for row in rows)]]
-
-
-def _safe(found: str) -> str:
-    """Text of markdown that is nothing but text."""
-    found = " ".join(text.visible(found).split())
-    return _SPECIAL.sub(r"\\\1", found).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return [f"| {' | '.join(line)} |" for line in [*lines, *([escaped(cell) for cell in row] for row in rows)]]
 
 
 def _address(lake: Lake, run_id: str, report: str) -> str:
