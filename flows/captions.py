@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from clipcap.captioning import CaptionedImage, caption_images, expand, survey
+from clipcap.config import CaptionConfig, parse_section
 from flows import console
 from flows.caption_progress import Counted
 from flows.results import decoding, load_model
@@ -40,9 +41,11 @@ def caption_now(images: list[str], folder: Path, device: str, asked: dict[str, A
     Returns:
         Whether any image has a caption.
     """
+    given = {name: value for name, value in asked.items() if value is not None}
+    parse_section(CaptionConfig, given, "clipcap caption")  # what is wrong is told before anything is loaded
     total = _total(images)
     captioner, encoder = load_model(folder, device)
-    config = decoding(captioner.settings.decoding, {name: value for name, value in asked.items() if value is not None})
+    config = decoding(captioner.settings.decoding, given)
     name = captioner.settings.model_id or folder.name
     found = expand(_inputs(images))
     if wanted.out:

@@ -57,7 +57,7 @@ def alt_text(
     if apply and write:
         raise typer.BadParameter("--apply fills in what a person approved; --write is for what nobody has seen")
     if out and (out.exists() or out.resolve().is_relative_to(site.resolve())):
-        raise SourceError(f"--out {out}: it must not exist, and not lie in {site}")
+        raise SourceError(f"--out {out}: it must not exist, and not lie in {site}; name a new folder beside it")
     if apply:
         rows = read_csv(apply)
         changed = _fill(site, rows, out, report, is_marked=False)

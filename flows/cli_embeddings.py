@@ -67,10 +67,11 @@ def export(
                "max_new_tokens": max_new_tokens, "pixels": pixels}  # fmt: skip
     if layout not in _ONLY_FOR:
         raise ConfigError(f"--layout {layout}: expected {', '.join(_ONLY_FOR)}")
-    strange = [name for name, value in options.items() if value and name not in _ONLY_FOR[layout]]
+    strange = [f"--{name.replace('_', '-')}" for name, value in options.items()
+               if value and name not in _ONLY_FOR[layout]]  # fmt: skip
     strange += ["DIR_or_ID"] if model and layout == "clip-retrieval" else []
     if strange:
-        raise ConfigError(f"--layout {layout} does not read {strange[0].replace('_', '-')}: leave it out")
+        raise ConfigError(f"--layout {layout} does not read {strange[0]}: leave it out")
     if layout == "clip-retrieval":
         _export_embeddings(open_lake(data_dir), out, encoder, batch, text, as_json)
     elif layout == "huggingface":

@@ -92,7 +92,9 @@ def metrics_diff(
 
         rows, title = compare_files(references, Path(candidate), Path(baseline), **how), ""
     elif Path(candidate).is_file() and Path(baseline).is_file():
-        raise ConfigError("two files of candidates need --references")
+        raise ConfigError("two files of candidates are compared by their references: add --references FILE")
+    elif gone := [name for name in (candidate, baseline) if name.endswith(".json") and not Path(name).is_file()]:
+        raise DataError(f"there is no file {gone[0]}: name two files of candidates, or two models of a lake")
     else:
         from clipcap.metrics.compare import compare_entries
 

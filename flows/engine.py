@@ -99,7 +99,7 @@ def submit_to(config: Config) -> tuple[Submit, int]:
         has = ", ".join(f"{room.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
         raise ConfigError(
             f"ray: no shard fits the cluster: it has {has}, and a shard takes {asked.cpus_per_shard} CPU and "
-            f"{asked.gpus_per_shard:g} GPU (ray.cpus_per_shard, ray.gpus_per_shard)"
+            f"{asked.gpus_per_shard:g} GPU; lower ray.cpus_per_shard or ray.gpus_per_shard, or join a larger cluster"
         )
     return submit, asked.parallel_shards or fits
 
@@ -119,4 +119,5 @@ def _join(ray: Any, address: str) -> None:
         )  # fmt: skip
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError, …
         where = f"at ray.address {address!r}" if address else "of this machine"
-        raise ConfigError(f"ray: the cluster {where} cannot be joined: {str(error).splitlines()[0]}") from None
+        reason, advice = str(error).splitlines()[0], 'see that it runs (`ray status`), or set engine = "local"'
+        raise ConfigError(f"ray: the cluster {where} cannot be joined: {reason}; {advice}") from None

@@ -111,7 +111,7 @@ def load_model(folder: Path, device: str) -> tuple[Captioner, Encoder]:
         if settings.encoder_hash and encoder.hash != settings.encoder_hash:
             raise ModelError(
                 f"the encoder {settings.encoder!r} has other weights ({encoder.hash[:12]}) than the ones that "
-                f"{folder.name} was trained with ({settings.encoder_hash[:12]})"
+                f"{folder.name} was trained with ({settings.encoder_hash[:12]}): put those back, or train with these"
             )
     if settings.encoder == "builtin:sample":
         console.stderr.print(f"{folder.name} knows drawn shapes alone, and sees them in photographs too", style="dim")

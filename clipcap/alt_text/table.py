@@ -51,7 +51,10 @@ def read_csv(file: Path) -> list[Row]:
         reader = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig")))
         missing = {"page", "number", "image", "alt", "approved"} - set(reader.fieldnames or ())
         if missing:
-            raise SourceError(f"{file} is not a table of clipcap alt-text: no column {', '.join(sorted(missing))}")
+            raise SourceError(
+                f"{file} is not a table of clipcap alt-text: no column {', '.join(sorted(missing))}; name the "
+                "alt-text.csv that an earlier run left in its --report folder"
+            )
         rows = [_reviewed(record, number) for number, record in enumerate(reader, 2)]  # as a spreadsheet counts
         return [row for row in rows if row.status != "leave"]
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:

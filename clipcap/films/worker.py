@@ -128,8 +128,9 @@ def _open(stream: Any) -> Any:
     video = container.streams.video[0]
     if video.codec_context is None or video.disposition & av.stream.Disposition.attached_pic:
         raise _Unusable("it has no pictures (only a cover, or of an unknown codec)")
-    if not 0 < video.codec_context.width * video.codec_context.height <= MAX_PIXELS:
-        raise _Unusable(f"frames of {video.codec_context.width} x {video.codec_context.height} pixels")
+    width, height = video.codec_context.width, video.codec_context.height
+    if not 0 < width * height <= MAX_PIXELS:
+        raise _Unusable(f"its frames have {width} x {height} pixels; expected some, and at most {MAX_PIXELS:,}")
     video.thread_type = "AUTO"
     return container
 

@@ -107,6 +107,12 @@ def test_a_contact_sheet_holds_pictures_reasons_and_no_markup(small_run, holiday
         assert b"SECRETPLACE" not in base64.b64decode(image.attributes["src"].partition(",")[2])
 
 
+@pytest.mark.parametrize("wrong", [("--method", "nonsense"), ("--rerank", 2)])
+def test_wrong_use_is_told_before_anything_is_loaded(small_run, holiday: Path, clipcap: Cli, wrong: tuple[str, object]):
+    code, out, err = clipcap("caption", holiday, *wrong, "--data-dir", small_run.lake.root)
+    assert (code, out, err.count("\n")) == (2, "", 1) and wrong[0].removeprefix("--") in err and str(wrong[1]) in err
+
+
 def test_a_device_that_is_not_there_names_those_that_are(small_run, holiday: Path, clipcap: Cli):
     for name in ("tpu", "xpu", "nonsense"):
         code, _, err = clipcap("caption", holiday, "--device", name, "--data-dir", small_run.lake.root)

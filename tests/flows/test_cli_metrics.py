@@ -114,6 +114,8 @@ def test_two_files_are_compared(clipcap: Cli, written: Any) -> None:
     assert "3 images" in table and "rouge_l" in table and "interval" in table
     code, _, err = clipcap("metrics", "diff", better, worse)
     assert code == 2 and "--references" in err
+    code, _, err = clipcap("metrics", "diff", better, "gone.json")
+    assert code == 1 and "there is no file gone.json" in err, "and not that no model of that name was evaluated"
 
 
 # Of models, on lakes of small runs
