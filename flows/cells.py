@@ -12,6 +12,8 @@ COUNTS = ("vocabulary",)
 """Metrics that are whole numbers."""
 LONGEST = 200
 """Characters of a line that ``cut`` leaves; captions and most addresses are shorter."""
+OF_AN_OBJECT = 60
+"""Of a JSON object, such as a run's config: enough to tell what it is."""
 MOST_LINES = 20
 
 
@@ -37,8 +39,8 @@ def kindly(value: Any) -> str:
 
 def cut(text: str) -> str:
     """Long lines, and many, end in an ellipsis; short text is as it was."""
-    lines = text.split("\n")
-    kept = [line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…" for line in lines[:MOST_LINES]]
+    lines, longest = text.split("\n"), OF_AN_OBJECT if text.startswith("{") else LONGEST
+    kept = [line if len(line) <= longest else f"{line[: longest - 1]}…" for line in lines[:MOST_LINES]]
     return "\n".join([*kept, *([f"… {len(lines) - MOST_LINES:,} more"] if len(lines) > MOST_LINES else [])])
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from flows import console
-from flows.cells import LONGEST, cut, kindly, plain
+from flows.cells import cut, kindly, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +42,7 @@ def print_rows(
         shown = whole if is_full else [[cut(text) for text in row] for row in whole]
         console.print_table([dict(zip(names, row, strict=True)) for row in shown], columns=names)
         if shown != whole:
-            typer.echo(f"texts of more than {LONGEST} characters are cut: take --full, --csv or --json", err=True)
+            typer.echo("long texts are cut, as the … shows: take --full, --csv or --json", err=True)
         if table.num_rows > MOST_ROWS:
             more = table.num_rows - MOST_ROWS
             typer.echo(f"{more:,} more rows: add a limit, or take --csv or --json", err=True)

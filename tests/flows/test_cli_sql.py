@@ -100,13 +100,16 @@ def test_no_rows_are_an_empty_array_and_a_header(lake: Path, clipcap: Cli) -> No
 
 
 def test_long_texts_are_cut_in_a_table_alone_and_the_reader_is_told(lake: Path, clipcap: Cli) -> None:
-    statement = "select repeat('word ', 100) || 'end' as config, ['a cat', repeat('x', 300)] as captions"
+    statement = "select repeat('word ', 100) || 'end' as text, ['a cat', repeat('x', 300)] as captions"
     code, out, err = clipcap("sql", statement, "--data-dir", lake)
     assert code == 0 and "…" in out and "end" not in out and "a cat" in out and "--full" in err
     for form in ("--full", "--csv", "--json"):
         code, out, err = clipcap("sql", statement, form, "--data-dir", lake)
         assert code == 0 and "end" in out and "cut" not in err
     assert "cut" not in clipcap("sql", "select repeat('x', 200) as text", "--data-dir", lake)[2]
+    an_object = """select '{"train": "' || repeat('x', 3000) || '"}' as config"""
+    lines = clipcap("sql", an_object, "--data-dir", lake)[1].splitlines()
+    assert len(lines) == 5 and max(map(len, lines)) < 80
 
 
 def test_a_table_ends_somewhere_and_says_so(lake: Path, clipcap: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
