@@ -25,7 +25,7 @@ from clipcap.storage.lake import Lake
 from clipcap.storage.ledger import write_ledger
 from clipcap.storage.records import Entry
 
-VERSION = 2
+VERSION = 3
 SCHEME = "guard"  # of clipcap.dataset.guard.worker, which only img2dataset's processes import
 _FACTS = ["sample_key", "key", "status", "error_message", "sha256"]
 

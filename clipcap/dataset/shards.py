@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from clipcap.errors import ClipCapError, ShardError, TransientError
 from clipcap.images import NAMES, open_image
@@ -139,7 +139,9 @@ def _judge(result: Fetched, data: bytes, config: DownloadConfig) -> tuple[str, s
     except Image.DecompressionBombError:
         return "filtered", f"its header claims more than twice {Image.MAX_IMAGE_PIXELS} pixels", {}
     except Exception as error:  # Pillow raises many kinds for hostile headers
-        shown = "it is empty" if not data else f"{type(error).__name__}, it begins with {data[:16]!r}"
+        shown = f"it begins with {data[:16]!r}" if data else "it is empty"
+        if not isinstance(error, UnidentifiedImageError):
+            shown += f" ({type(error).__name__})"
         return "failed", f"not an image of a known kind ({NAMES}): {shown}", {}
     if min(width, height) < config.min_image_size:
         return "filtered", f"{width} x {height} pixels, below the minimum edge of {config.min_image_size}", {}
