@@ -159,7 +159,8 @@ def _export_embeddings(lake: Any, out: Path, encoder: str, batch: str, text: boo
     facts = export_embeddings(lake, read_current(lake), out, encoder, batch, text, on_part=told)
     if as_json:
         return console.print_json({**facts, "out": str(out)})
-    typer.echo(f"{out}: {facts['rows']:,} embeddings of {facts['encoder_id']} in {facts['parts']} part(s)")
+    parts = console.counted(facts["parts"], "part")
+    typer.echo(f"{out}: {facts['rows']:,} embeddings of {facts['encoder_id']} in {parts}")
 
 
 def _import(lake: Any, folder: Path, encoder: str, dataset: str, device: str, as_json: bool) -> None:

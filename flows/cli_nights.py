@@ -172,7 +172,7 @@ def maintenance(
     if rows:
         console.print_table(rows, columns=("kind", "path", "size", "age_days"))
     total = console.human_bytes(sum(row["size_bytes"] for row in rows))
-    typer.echo(f"{len(rows):,} thing(s), {total}: {'nothing was removed' if dry_run else 'removed'}")
+    typer.echo(f"{console.counted(len(rows), 'thing')}, {total}: {'nothing was removed' if dry_run else 'removed'}")
 
 
 def _check(config: str, overrides: list[str] | None) -> Config:

@@ -161,7 +161,8 @@ def checks(
         console.print_table(shown, columns=("check", "state", "rows", "finds"))
         for result in (r for r in results if r.rows):
             rows = result.rows[:20]
-            console.print_table(rows, title=f"{result.name}: {len(result.rows):,} row(s), the first {len(rows)}")
+            found = console.counted(len(result.rows), "row")
+            console.print_table(rows, title=f"{result.name}: {found}, the first {len(rows)}")
     if any(result.is_failed for result in results):
         raise typer.Exit(1)
 

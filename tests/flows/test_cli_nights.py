@@ -65,7 +65,7 @@ def test_a_night_by_hand(small_run: Any, copied: Lake, clipcap: Cli) -> None:
 def test_maintenance_by_hand(small_run: Any, copied: Lake, clipcap: Cli) -> None:
     command = ["maintenance", "sample", *settings(small_run), "--data-dir", copied.root]
     code, out, _ = clipcap(*command, "--dry-run")
-    assert (code, out.splitlines()[-1]) == (0, "0 thing(s), 0 B: nothing was removed")
+    assert (code, out.splitlines()[-1]) == (0, "0 things, 0 B: nothing was removed")
     code, out, _ = clipcap(*command, "--json")
     assert (code, json.loads(out)["removed"]) == (0, [])
 

@@ -161,7 +161,7 @@ def test_a_check_that_fires_shows_its_rows_and_fails(tiny, clipcap: Cli) -> None
     captions.append(dict(captions[0]))
     tiny.commit()
     code, out, _ = clipcap("checks", "--data-dir", tiny.lake.root)
-    assert code == 1 and "keys_unique: 1 row(s)" in out and "0a1b2c3d-0000000" in out and "FAILED" in out
+    assert code == 1 and "keys_unique: 1 row, the first 1" in out and "0a1b2c3d-0000000" in out and "FAILED" in out
     code, out, _ = clipcap("checks", "--data-dir", tiny.lake.root, "--json")
     assert code == 1 and next(r for r in json.loads(out) if r["name"] == "keys_unique")["rows"][0]["rows"] == 2
 
