@@ -12,6 +12,7 @@ from prefect import flow
 from clipcap.config import load_config
 from clipcap.storage.collect import collect
 from clipcap.storage.lake import Lake, resolve_data_dir
+from clipcap.storage.manifest import roll_forward
 from clipcap.training.retire import retire_models
 from clipcap.warehouse.catalog import ensure_catalog
 from flows.artifacts import show_table
@@ -47,6 +48,8 @@ def cleanup(
     configure(settings.notify)
     keep = settings.maintenance
     lake = Lake(resolve_data_dir(data_dir, settings.data_dir))
+    if not dry_run:
+        roll_forward(lake)
     retired = retire_models(lake, keep.keep_models, keep.keep_days, dry_run)
     if retired and not dry_run:
         ensure_catalog(lake)
