@@ -13,6 +13,7 @@ import typer
 
 from clipcap.captioning import CaptionedImage, caption_images, expand, survey
 from clipcap.config import CaptionConfig, parse_section
+from clipcap.dataset.sources import endings
 from flows import console
 from flows.caption_progress import Counted
 from flows.results import decoding, load_model
@@ -87,12 +88,8 @@ def _total(images: list[str]) -> int | None:
     """Rows to come; None where a list is still being read. Says which files of folders are left out."""
     total, left_out = survey(text for text in images if text != "-")
     if left_out:
-        endings = ", ".join(f"{count:,} {ending or 'without an ending'}" for ending, count in left_out.most_common(5))
-        more = f", {len(left_out) - 5:,} other endings" if len(left_out) > 5 else ""
-        typer.echo(
-            f"left out, by their names no images: {console.shown(endings)}{more}; a file that is named itself is tried",
-            err=True,
-        )
+        named = console.shown(endings(left_out))
+        typer.echo(f"left out, by their names no images: {named}; a file that is named itself is tried", err=True)
     return None if "-" in images else total
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipcap.config import Config
-from clipcap.dataset.sources.rows import IMAGE_EXTENSIONS, SPLITS, SourceRow, problem_of
+from clipcap.dataset.sources.rows import IMAGE_EXTENSIONS, SPLITS, SourceRow, endings, problem_of
 from clipcap.errors import SourceError
 
-__all__ = ["IMAGE_EXTENSIONS", "SPLITS", "SourceRow", "problem_of", "read_source"]
+__all__ = ["IMAGE_EXTENSIONS", "SPLITS", "SourceRow", "endings", "problem_of", "read_source"]
 _KINDS = "a list of URLs (.parquet, .csv, .tsv, .jsonl), a folder of images, a Karpathy or COCO .json, .tar, films"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ IMAGE_EXTENSIONS = frozenset(
 )
 """Names of images. HEIC, as phones write it, cannot be read here; a row that says so is better than none."""
 SPLITS = ("", "train", "restval", "val", "test")
+
+
+def endings(counts: Counter[str], most: int = 5) -> str:
+    """Endings of files with their numbers, the most frequent first: "12 .heic, 3 .mov, 2 without an ending"."""
+    named = [f"{count:,} {ending or 'without an ending'}" for ending, count in counts.most_common(most)]
+    return ", ".join([*named, f"{len(counts) - most:,} other endings"] if len(counts) > most else named)
 
 
 @dataclass(slots=True)

@@ -126,6 +126,15 @@ class TestFolders:
         assert row.captions == ["caf\N{REPLACEMENT CHARACTER}"]
 
 
+    def test_what_endings_leave_out_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+        for name in ("a.jpg", "a.txt", "b.MOV", "c.mov", "without", ".hidden.mov"):
+            (tmp_path / name).write_bytes(b"x")
+        assert len(read(tmp_path)) == 1
+        assert [line.getMessage() for line in caplog.records] == [
+            f"left out of {tmp_path}, by their names no images: 2 .mov, 1 without an ending"
+        ]
+
+
 class TestKarpathy:
     ITEMS = [
         {"filename": "1.jpg", "split": "train", "sentences": [{"raw": " A dog. "}, {"raw": ""}]},
