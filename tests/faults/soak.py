@@ -186,6 +186,10 @@ def soak(minutes: float, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
+    if os.environ.get("MALLOC_ARENA_MAX") != "2":
+        # glibc gives threads up to 16 heaps here and keeps what each of them once needed. Prefect's threads come and
+        # go, so that freed memory alone would look like a leak for a hundred nights.
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "MALLOC_ARENA_MAX": "2"})
     minutes = float(os.environ.get("SOAK_MINUTES") or 60)
     with tempfile.TemporaryDirectory(prefix="clipcap-soak-") as name:
         os.environ["PREFECT_HOME"] = f"{name}/prefect"
