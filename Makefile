@@ -51,7 +51,7 @@ $(STAMP)-slow: $(STAMP)
 	@$(BIN)/python -m pip uninstall --quiet --yes dataclasses 2>/dev/null || true
 	@touch $@
 
-faults: install ## Every fault of docs/reliability.md: kills at every write, full disks, two runs at once (20 minutes or more).
+faults: install ## Every fault of docs/reliability.md: kills at every write, full disks, two runs at once (45 minutes or more).
 	@CLIPCAP_FAULTS=all $(PYTEST) tests/faults -m "slow or not slow" --timeout 7200
 
 soak: install ## Nights in a loop for SOAK_MINUTES (60): memory, open files and files of the lake; one JSON document.
