@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warm import QUESTIONS, Outcome, Warm, make_source, published
+from warm import PORT, QUESTIONS, Outcome, Warm, make_source, published
+
+from clipcap.config import load_config
+from clipcap.dataset.scene_captions import captions
+from clipcap.dataset.scenes import render_jpeg, scene
+from clipcap.storage.lake import Lake
+from flows.landing import land_source
 
 
 @dataclass(frozen=True)
@@ -55,3 +62,18 @@ def runs_on(warm: Warm, calm: Calm) -> Callable[..., Outcome]:
         return outcome
 
     return run
+
+
+@pytest.fixture(scope="session")
+def grown(calm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed lake, in which one more batch has landed."""
+    lake = tmp_path_factory.mktemp("grown") / "lake"
+    shutil.copytree(calm.lake, lake)
+    folder, rows = calm.config.parent, []
+    for number in range(500, 508):
+        (folder / "images" / f"{number}.jpg").write_bytes(render_jpeg(scene(number, 1, 48)))
+        row = {"url": f"http://127.0.0.1:{PORT}/{number}.jpg", "caption": captions(scene(number, 1, 48))[0]}
+        rows.append(row | {"split": "train"})
+    (folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    land_source(Lake(lake), load_config(str(calm.config), [f"dataset.source={folder / 'more.jsonl'}"]))
+    return lake

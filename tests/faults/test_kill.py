@@ -8,7 +8,6 @@ them, ``make faults`` all (about 460).
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from typing import Any
 
 import pytest
 from warm import (
-    PORT,
+    RETRAINING,
     Fault,
     Outcome,
     Warm,
@@ -33,16 +32,7 @@ from warm import (
     unfinished,
 )
 
-from clipcap.config import load_config
-from clipcap.dataset.scene_captions import captions
-from clipcap.dataset.scenes import render_jpeg, scene
-from clipcap.storage.lake import Lake
-from flows.landing import land_source
-
 WITH_ALL = os.environ.get("CLIPCAP_FAULTS") == "all"
-RETRAINING = ["train.epochs=8", "train.learning_rate=0.02", "train.checkpoint_every_s=100", "retrain.min_new_pairs=1",
-              "gate.min_images=3", "gate.guards=[]", "gate.primary=rouge_l"]  # fmt: skip
-"""Of a model that production's two epochs cannot match, so that the gate promotes it."""
 CLEANING = ["maintenance.keep_days=0", "maintenance.keep_generations=2", "maintenance.keep_models=1"]
 
 
@@ -73,21 +63,6 @@ class Scenario:
             found = [n for n, line in enumerate(self.calm.boundaries, start=1) if line.startswith(f"{what} {start}")]
             points.add(found[-1] if start != "manifests/pending/" or what == "forgot" else found[len(found) // 2])
         return sorted(points)
-
-
-@pytest.fixture(scope="module")
-def grown(calm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The undisturbed lake, in which one more batch has landed."""
-    lake = tmp_path_factory.mktemp("grown") / "lake"
-    shutil.copytree(calm.lake, lake)
-    folder, rows = calm.config.parent, []
-    for number in range(500, 508):
-        (folder / "images" / f"{number}.jpg").write_bytes(render_jpeg(scene(number, 1, 48)))
-        row = {"url": f"http://127.0.0.1:{PORT}/{number}.jpg", "caption": captions(scene(number, 1, 48))[0]}
-        rows.append(row | {"split": "train"})
-    (folder / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    land_source(Lake(lake), load_config(str(calm.config), [f"dataset.source={folder / 'more.jsonl'}"]))
-    return lake
 
 
 @pytest.fixture(scope="module", params=["run", "retraining", "maintenance"])

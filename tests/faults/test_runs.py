@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from warm import SCENES, SETTINGS, Outcome, Warm, check_whole, make_source, published, recorded, unfinished
+from warm import RETRAINING, SCENES, SETTINGS, Outcome, Warm, check_whole, make_source, published, recorded, unfinished
 
 from clipcap.config import load_config
 from clipcap.dataset.land import land, read_landing
@@ -37,6 +37,24 @@ def test_two_runs_at_once_share_the_work(warm: Warm, calm: Any, tmp_path: Path, 
     check_whole(lake)
     assert unfinished(lake) == []
     assert runs_on(lake).made == [], "what is published is what lies there"
+
+
+def test_a_night_and_a_retraining_at_once(warm: Warm, calm: Any, grown: Path, tmp_path: Path):
+    """One batch landed, and both begin with it: a landing starts a retraining, and it is two o'clock."""
+    orders: list[dict[str, Any]] = [{"flow": "nightly"}, {"flow": "retrain", "overrides": RETRAINING}]
+    lakes = {name: Path(shutil.copytree(grown, tmp_path / name)) for name in ("together", "in turn")}
+    begun = [warm.start(lakes["together"], calm.config, **order) for order in orders]
+    ended = [warm.wait(run) for run in begun]
+    in_turn = [warm.run(lakes["in turn"], calm.config, **order) for order in orders]
+    assert [run.status for run in ended + in_turn] == [0] * 4, [run.message for run in ended]
+    assert ended[1].result["verdict"] == in_turn[1].result["verdict"] == "promoted"
+    assert max(Counter(id for run in ended for id in run.made).values()) == 1, "each output was made by one of them"
+    for lake in lakes.values():
+        check_whole(lake)
+        assert unfinished(lake) == []
+        assert warm.run(lake, calm.config, flow="nightly").status == 0, "with the new model"
+    together, alone = (published(lake) for lake in lakes.values())
+    assert together["latest_captions"] == alone["latest_captions"] and together["decisions"] == alone["decisions"]
 
 
 def test_a_run_beside_one_that_dies_waits_for_nothing(warm: Warm, calm: Any, tmp_path: Path):

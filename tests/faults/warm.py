@@ -65,6 +65,10 @@ resamples = 20
 images = 2
 """
 
+RETRAINING = ["train.epochs=8", "train.learning_rate=0.02", "train.checkpoint_every_s=100", "retrain.min_new_pairs=1",
+              "gate.min_images=3", "gate.guards=[]", "gate.primary=rouge_l"]  # fmt: skip
+"""Of a model that production's two epochs cannot match, so that the gate promotes it."""
+
 
 def make_source(folder: Path, scenes: int = SCENES) -> Path:
     """Images, a list of their URLs with captions and splits, and a configuration; every kind of outcome is among them.
