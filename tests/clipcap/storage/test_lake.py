@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
 from clipcap.errors import ConfigError
+from clipcap.storage.collect import MADE_BY_STAGES
 from clipcap.storage.lake import Lake, new_run_id, resolve_data_dir
 
 BAD = ["..", ".", "", "a/b", "../a", "a/../../b", "a\\b", "a.b", "a b", "-a", "_a", "a\n", "a\0", "ü", "a" * 122]
 
 LAKE = Lake("/lake")
+READING = {"absolute", "size_of"}
+"""Take a path and not the identifiers that one is made of."""
 METHODS = {
     "urls": lambda part: LAKE.urls(part),
     "shard batch": lambda part: LAKE.shard(part, "s", "tar"),
@@ -57,6 +61,18 @@ def test_the_documented_paths():
     assert LAKE.relative(LAKE.metrics("m", "r", "corpus")) == "metrics/m/r/corpus.parquet"
     assert LAKE.relative(LAKE.report("r")) == "reports/r/index.html"
     assert LAKE.absolute("a/b") == Path("/lake/a/b")
+
+
+def test_every_folder_of_stages_is_one_that_maintenance_looks_into():
+    """Else what no generation names any more would stay in it for good."""
+    paths = [
+        method(*["x"] * len(inspect.signature(method).parameters))
+        for name, method in inspect.getmembers(LAKE, inspect.ismethod)
+        if {p.annotation for p in inspect.signature(method).parameters.values()} == {"str"} and name not in READING
+    ]
+    folders = {LAKE.relative(path).partition("/")[0] for path in paths}
+    of_people = {"models", "reports", "evaluation_sets"}  # archived, rendered again, or kept for good
+    assert folders - of_people == set(MADE_BY_STAGES), "name a new stage's folder in clipcap/storage/collect.py"
 
 
 def test_the_root_is_flag_then_config_then_environment_then_data(tmp_path: Path, monkeypatch):
