@@ -124,7 +124,9 @@ def _told(lake: Any, promotion: Any, as_json: bool) -> None:
         return console.print_json({**facts, "event_emitted": emitted})
     before = f"; before it {promotion.previous_model_id}" if promotion.previous_model_id else ""
     typer.echo(f"in production: {promotion.model_id}{before}")
-    typer.echo("the nightly run captions what it has not captioned yet; `clipcap models rollback` goes back", err=True)
+    can_go_back = promotion.previous_model_id and not promotion.is_rollback
+    back = "; `clipcap models rollback` goes back" if can_go_back else ""
+    typer.echo(f"the nightly run captions what it has not captioned yet{back}", err=True)
     if not emitted:
         typer.echo("no event was emitted (no Prefect server was reached)", err=True)
 

@@ -40,11 +40,14 @@ def test_promoting_and_going_back(lake: Path, clipcap: Cli, tiny: Any) -> None:
     }  # fmt: skip
     shown = json.loads(clipcap("models", "list", "--data-dir", lake, "--json")[1])
     assert {row["model_id"]: row["is_production"] for row in shown} == {OLD: False, NEW: True}
-    code, out, _ = clipcap("models", "rollback", "--data-dir", lake)
+    code, out, err = clipcap("models", "rollback", "--data-dir", lake)
     assert (code, out) == (0, f"in production: {OLD}; before it {NEW}\n")
+    assert "goes back" not in err, "none was before it"
     code, _, err = clipcap("models", "rollback", "--data-dir", lake)
     assert code == 1 and err.count("\n") == 1 and "nothing to roll back to" in err
     assert [p.model_id for p in read_current(tiny.lake).promotions] == [OLD, NEW, OLD]
+    _, _, err = clipcap("models", "promote", NEW, "--reason", "once more", "--data-dir", lake)
+    assert "`clipcap models rollback` goes back" in err
 
 
 def test_events_say_what_was_promoted_by_hand(lake: Path, clipcap: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
