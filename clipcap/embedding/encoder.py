@@ -149,6 +149,11 @@ class Encoder:
         import open_clip
         import torch
 
+        if not callable(getattr(self.model, "encode_text", None)):
+            raise ModelError(
+                f"encoder {self.name!r} has no text tower: set embed.captions = false and caption.rerank = 0, and "
+                "search with --image"
+            )
         try:
             tokenizer = open_clip.get_tokenizer(self._asked.model)
         except Exception as error:  # open_clip and the hub's client raise their own kinds

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,6 +226,13 @@ def test_texts_are_float32_whatever_images_are_computed_in():
     reduced.encode(np.zeros((1, exact.preprocessing.height, exact.preprocessing.width, 3), np.uint8))
     texts = ["a red circle", "two blue squares"]
     np.testing.assert_array_equal(reduced.encode_text(texts), exact.encode_text(texts))
+
+
+def test_an_encoder_without_a_text_tower_says_so():
+    encoder = Encoder("builtin:sample", "cpu")
+    encoder.__dict__["_model"] = SimpleNamespace(visual=encoder.model.visual)  # as of a library that has none
+    with pytest.raises(ModelError, match="'builtin:sample' has no text tower: set embed.captions = false"):
+        encoder.encode_text(["a red circle"])
 
 
 def test_auto_is_what_the_processor_multiplies():
