@@ -231,7 +231,7 @@ def test_texts_are_float32_whatever_images_are_computed_in():
 def test_an_encoder_without_a_text_tower_says_so():
     encoder = Encoder("builtin:sample", "cpu")
     encoder.__dict__["_model"] = SimpleNamespace(visual=encoder.model.visual)  # as of a library that has none
-    with pytest.raises(ModelError, match="'builtin:sample' has no text tower: set embed.captions = false"):
+    with pytest.raises(ModelError, match=r"'builtin:sample' has no text tower: set embed\.captions = false"):
         encoder.encode_text(["a red circle"])
 
 
