@@ -93,8 +93,8 @@ def test_quoted_messages_are_those_of_the_code(message: str):
 
 
 def test_what_only_a_docstring_says_or_several_texts_together_is_no_message():
-    assert not is_said("Every path of the lake. Nothing else") and not is_said("there is no lake at … is not valid TOML")
-    assert not is_said("…")
+    for text in ("Every path of the lake. Nothing else", "there is no lake at … is not valid TOML", "…"):
+        assert not is_said(text)
 
 
 def test_messages_are_quoted():
