@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from warm import RETRAINING, SCENES, SETTINGS, Outcome, Warm, check_whole, make_source, published, recorded, unfinished
+from warm import (
+    RETRAINING,
+    SCENES,
+    SETTINGS,
+    Fault,
+    Outcome,
+    Warm,
+    check_whole,
+    make_source,
+    published,
+    recorded,
+    unfinished,
+)
 
 from clipcap.config import load_config
 from clipcap.dataset.land import land, read_landing
@@ -58,10 +71,10 @@ def test_a_night_and_a_retraining_at_once(warm: Warm, calm: Any, grown: Path, tm
 
 
 def test_a_run_beside_one_that_dies_waits_for_nothing(warm: Warm, calm: Any, tmp_path: Path):
-    from warm import Fault
-
     lake = tmp_path / "lake"
-    killed = warm.start(lake, calm.config, Fault(kill_at=70))
+    killed = warm.start(lake, calm.config, Fault(kill_at=70, hold_s=2))
+    while not killed[1].exists() or killed[1].read_text().count("\n") < 70:
+        time.sleep(0.02)  # it is in the middle of a shard
     other = warm.start(lake, calm.config)
     assert warm.wait(killed).status == -9
     ended = warm.wait(other)

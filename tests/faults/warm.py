@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -106,6 +107,8 @@ class Fault:
     """What happens to one run, and when; boundaries are counted from 1 through all that it writes."""
 
     kill_at: int = 0
+    hold_s: float = 0.0
+    """Seconds for which it stands there before it is killed, with the locks that it holds."""
     full_at: int = 0
     """From this boundary on the disk is full, for the rest of the run."""
     copy_to: str = ""
@@ -345,6 +348,7 @@ def _watch(root: Path, log: Path, fault: Fault) -> None:
         with log.open("a") as lines:
             lines.write(f"{what} {os.path.relpath(Path(path).resolve(), lake)}\n")
         if count == fault.kill_at:
+            time.sleep(fault.hold_s)
             os.kill(os.getpid(), signal.SIGKILL)
         if is_full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
