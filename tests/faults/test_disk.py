@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Mount]]:
     try:
         yield folder, again
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def contents(lake: Path) -> dict[str, str]:
