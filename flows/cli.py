@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,6 +191,7 @@ def main() -> None:
             raise
         kind = "config" if isinstance(error, ConfigError) else "error"
         typer.echo(f"{kind}: {console.message(error)}", err=True)
+        _let_go(error)
         sys.exit(error.exit_code)
     except Exception as error:
         if state["debug"]:
@@ -197,7 +199,15 @@ def main() -> None:
         typer.echo(
             f"unexpected: {type(error).__name__}: {console.message(error)} (add --debug for the traceback)", err=True
         )
+        _let_go(error)
         sys.exit(1)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empties the frames that an error holds: Prefect keeps errors to the end, and DuckDB complains of its objects."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -71,6 +72,36 @@ def models_show(
         console.print_table(rows, title="Decisions of the gate")
     if about["promotions"]:
         console.print_table(about["promotions"], title="In and out of production")
+
+
+@models_app.command("add")
+def models_add(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="As `clipcap import-weights` makes one.")],
+    name: Annotated[str, typer.Option("--name", help="What its id begins with; else the folder's name.")] = "",
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Copy a model that was made elsewhere into the lake; nights use it once it is promoted.
+
+    Example: clipcap models add my-model --name coco
+    """
+    state["debug"] = debug
+    from clipcap.storage.lake import new_run_id
+    from clipcap.storage.manifest import commit_generation
+    from clipcap.training.add_model import add_model
+    from clipcap.warehouse.catalog import refresh_catalog
+
+    lake = open_lake(data_dir, must_exist=False)
+    with console.working(f"loading {folder.name} …"):
+        entry, is_new = add_model(lake, folder, name, new_run_id())
+    commit_generation(lake, [entry])
+    refresh_catalog(lake)
+    model_id = entry.meta["model_id"]
+    if as_json:
+        return console.print_json({"model_id": model_id, "is_new": is_new, **entry.meta})
+    typer.echo(f"{model_id}{'' if is_new else ' (added before)'} in {lake.address}")
+    typer.echo(f'to let nights use it: clipcap models promote {model_id} --reason "…"', err=True)
 
 
 @models_app.command("promote")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from tiny_lake import BATCH, NEW, OLD
 
+from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import commit_generation, read_current
 from clipcap.storage.records import Decision
 
@@ -124,3 +126,28 @@ def test_retraining_is_a_command(lake: Path, tmp_path: Path, clipcap: Cli) -> No
     assert code == 1 and "there is no lake" in err
     code, _, err = clipcap("retrain", "sample", "--set", "retrain.start=tepid", "--data-dir", lake)
     assert code == 2 and "retrain.start" in err
+
+
+def test_only_a_whole_model_is_added(small_run: Any, clipcap: Cli, tmp_path: Path) -> None:
+    """Refused at once is what a night could not use; the lake is not even begun."""
+    folder = next(small_run.lake.root.glob("models/*"))
+    new = tmp_path / "new"
+
+    def refused(model: Path, *more: str) -> str:
+        code, out, err = clipcap("models", "add", model, "--data-dir", new, *more)
+        assert code == 1 and not out and not (new / "CURRENT").exists()
+        return err
+
+    assert "config.json is missing" in refused(tmp_path)
+    assert "give a --name of a-z" in refused(folder, "--name", "My Model!")
+    blind = Path(shutil.copytree(folder, tmp_path / "blind"))
+    settings = json.loads((blind / "config.json").read_text())
+    (blind / "config.json").write_text(json.dumps(settings | {"encoder": ""}))
+    assert "which encoder it reads" in refused(blind) and "--encoder NAME" in refused(blind)
+    (blind / "config.json").write_text(json.dumps(settings | {"prefix_length": 99}))
+    assert "mapping.safetensors" in refused(blind)
+
+    code, out, _ = clipcap("models", "add", folder, "--name", "brought", "--data-dir", new, "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["is_new"] and facts["model_id"].startswith("brought-")
+    assert read_current(Lake(new)).production_model_id == "", "a person promotes it"

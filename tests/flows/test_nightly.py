@@ -23,6 +23,8 @@ from clipcap.embedding import embed
 from clipcap.errors import DataError, NightFailed, NoRoomError
 from clipcap.storage.lake import Lake
 from clipcap.storage.manifest import commit_generation, read_current
+from clipcap.training.add_model import add_model
+from clipcap.training.registry import promote
 from clipcap.warehouse.queries import query
 from flows.nightly import caption_nightly
 
@@ -201,6 +203,26 @@ def test_a_shard_that_takes_too_long_is_given_up(
     [failure] = end.value.summary["failed"]
     assert failure["what"] == batch_id and "TaskRunTimeoutError" in failure["reason"]
     assert caption_nightly("sample", small_run.overrides, str(copied.root))["captions"] == 3
+
+
+def test_a_model_that_was_made_elsewhere_captions_as_it_does_at_home(
+    small_run: Any, copied: Lake, tmp_path: Path
+) -> None:
+    lake, home = Lake(tmp_path / "abroad"), read_current(copied).production_model_id
+    entry, is_new = add_model(lake, copied.model(home), "brought")
+    assert is_new and entry.meta["model_id"].startswith("brought-mlp-")
+    commit_generation(lake, [entry])
+    assert add_model(lake, copied.model(home), "brought") == (entry, False)
+    promote(lake, entry.meta["model_id"], "it is at hand")
+    found = {}
+    for where in (copied, lake):
+        batch_id = land_source(where, packed(tmp_path / "beach.tar", 3, 3))
+        caption_nightly("sample", small_run.overrides, str(where.root))
+        text = f"select sample_key, caption, clip_score from captions where batch_id = '{batch_id}' order by all"
+        found[where] = query(where, text).to_pylist()
+    assert found[lake] == found[copied] and len(found[lake]) == 3
+    told = query(lake, "select is_production, batch_ids, train_images, encoder from models").to_pylist()
+    assert told == [{"is_production": True, "batch_ids": [], "train_images": None, "encoder": "builtin:sample"}]
 
 
 def test_what_is_dropped_in_the_inbox_is_landed_and_captioned_once(
