@@ -206,7 +206,8 @@ def _model(context: RunContext, model_id: str) -> Entry:
     models = {entry.meta["model_id"]: entry for entry in context.index.of_stage("train")}
     if not wanted:
         raise DataError(
-            f"the lake {context.lake.address} has no model in production: `clipcap run` trains the first one"
+            f"the lake {context.lake.address} has no model in production: `clipcap run` trains the first one, "
+            "`clipcap models add` brings one that was made elsewhere"
         )
     if wanted not in models:
         raise DataError(f"there is no model {wanted!r} in the lake; there are: {', '.join(models) or 'none'}")

@@ -56,6 +56,11 @@ def model_folder(model: str, data_dir: str | None) -> Path:
     """
     if model and (Path(model) / "config.json").is_file():
         return Path(model)
+    if "/" in model:
+        raise ModelError(
+            f"{model} is no model's folder: it has no config.json. Name one that `clipcap import-weights` made, or a "
+            "model's id"
+        )
     lake = open_lake(data_dir)
     from clipcap.storage.manifest import read_current
 

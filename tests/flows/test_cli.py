@@ -212,6 +212,8 @@ def test_an_unknown_model_names_those_that_exist(lake: Path, tmp_path: Path, cli
         code, _, err = clipcap(*command, "--data-dir", lake)
         assert code == 1 and "'other'" in err and "none yet" in err
     assert json.loads(clipcap("models", "list", "--data-dir", lake, "--json")[1]) == []
+    code, _, err = clipcap("caption", "x.jpg", "--model", tmp_path / "gone")
+    assert code == 1 and f"{tmp_path / 'gone'} is no model's folder" in err, "and not that there is no lake"
 
 
 def test_a_cluster_without_its_package_is_one_clear_line(monkeypatch):
