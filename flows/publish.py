@@ -19,6 +19,7 @@ from flows.stages import RunContext, say
 from tasks.publish import publish_run, report_run
 
 _WITHOUT_REPORT = ("import-embeddings",)
+"""Flows that publish and have nothing to report."""
 
 
 def publish(context: RunContext, decision: Decision | None = None) -> str:
@@ -57,7 +58,7 @@ def newest_report(context: RunContext) -> str:
     if context.lake.exists(report):
         return str(context.lake.at_hand(report))
     path = report_run(context.lake.address, runs[-1].run_id, context.config.report)
-    say("report", f"{path}, which an earlier run was killed before")
+    say("report", f"{path} · of an earlier run, which was killed before it")
     return path
 
 
